@@ -1,0 +1,136 @@
+"""Where a broker is: the URL, read once, into what pika wants."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pika
+
+from nbmr.errors import ConfigError
+
+#: Seconds between heartbeats; a broker that doesn't answer is noticed within two of them.
+HEARTBEAT = 12
+#: Seconds to wait for one host before the next is tried.
+CONNECT_SECONDS = 5.0
+_PORTS = {"amqp": 5672, "amqps": 5671}
+_OPTIONS = {"heartbeat", "cafile", "certfile", "keyfile", "server_name"}
+
+
+@dataclass(frozen=True)
+class Address:
+    """One host of a broker."""
+
+    host: str
+    port: int
+    user: str = "guest"
+    password: str = field(default="guest", repr=False)
+    vhost: str = "/"
+    tls: bool = False
+    options: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{'amqps' if self.tls else 'amqp'}://{self.user}@{self.host}:{self.port}{self._path}"
+
+    @property
+    def _path(self) -> str:
+        return "" if self.vhost == "/" else f"/{self.vhost}"
+
+    def parameters(self, connection_name: str) -> pika.ConnectionParameters:
+        """Return pika's parameters for a connection of that name."""
+        options = dict(self.options)
+        tls = None
+        if self.tls:
+            tls = pika.SSLOptions(self._tls_context(options), options.get("server_name", self.host))
+        return pika.ConnectionParameters(
+            host=self.host,
+            port=self.port,
+            virtual_host=self.vhost,
+            credentials=pika.PlainCredentials(self.user, self.password),
+            ssl_options=tls,
+            heartbeat=int(options.get("heartbeat", HEARTBEAT)),
+            connection_attempts=1,
+            socket_timeout=CONNECT_SECONDS,
+            stack_timeout=2 * CONNECT_SECONDS,
+            client_properties={"connection_name": connection_name, "product": "nbmr"},
+        )
+
+    @staticmethod
+    def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=options.get("cafile"))
+            if "certfile" in options:
+                context.load_cert_chain(options["certfile"], options.get("keyfile"))
+        except (OSError, ssl.SSLError) as exc:
+            raise ConfigError(f"The URL's certificate files can't be read: {exc}") from exc
+        return context
+
+
+def parse(url: str) -> tuple[Address, ...]:
+    """Read a broker's URL, or a list of them parted by commas or spaces.
+
+    ``amqp://user:password@host:5672/vhost`` or ``amqps://…``; several hosts may share the rest:
+    ``amqp://user:password@one,two:5673/vhost``. Options for ``amqps``: ``?cafile=…&certfile=…&keyfile=…``
+    ``&server_name=…``; for both: ``heartbeat`` in seconds.
+
+    Raises
+    ------
+    ConfigError
+        If it isn't such a URL; the message says what is wrong, and shows no password.
+
+    Examples
+    --------
+    >>> [str(a) for a in parse("amqp://me:secret@one,two:5673/lab")]
+    ['amqp://me@one:5672/lab', 'amqp://me@two:5673/lab']
+    """
+    if not isinstance(url, str) or not url.strip():
+        raise ConfigError("The broker's URL is empty; it looks like amqp://user:password@host:5672/vhost.")
+    return tuple(address for one in re.split(r"[\s,]+(?=amqps?://)", url.strip()) for address in _parse(one))
+
+
+def _parse(url: str) -> list[Address]:
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS:
+        raise ConfigError(
+            f"The broker's URL starts with {parts.scheme or url[:8]!r}; it has to be amqp:// or amqps://."
+        )
+    account, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = account.partition(":")
+    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    if unknown := sorted(options.keys() - _OPTIONS):
+        raise ConfigError(
+            f"The broker's URL has an unknown option {unknown[0]!r}; there are {', '.join(sorted(_OPTIONS))}."
+        )
+    if not options.get("heartbeat", "1").isdigit():
+        raise ConfigError(f"The URL's heartbeat is {options['heartbeat']!r}; it has to be whole seconds.")
+    for name in ("cafile", "certfile", "keyfile"):
+        if name in options and not Path(options[name]).is_file():
+            raise ConfigError(f"The URL's {name} {options[name]!r} is not a file here.")
+    found = []
+    for host in hosts.split(","):
+        name, port = _host(host.strip(), _PORTS[parts.scheme])
+        found.append(
+            Address(
+                name,
+                port,
+                unquote(user) if user else "guest",
+                unquote(password) if account else "guest",
+                unquote(parts.path[1:]) or "/",
+                parts.scheme == "amqps",
+                tuple(sorted(options.items())),
+            )
+        )
+    return found
+
+
+def _host(text: str, default_port: int) -> tuple[str, int]:
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(\d+))?", text)
+    if not match:
+        raise ConfigError(f"{text!r} is no host in the broker's URL; it looks like host or host:5672.")
+    port = int(match[2] or default_port)
+    if not 0 < port < 1 << 16:
+        raise ConfigError(f"The port {port} in the broker's URL is out of range.")
+    return match[1].strip("[]"), port

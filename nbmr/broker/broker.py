@@ -1,0 +1,167 @@
+"""A broker as the rest of nbmr sees it: publish, consume, declare, delete.
+
+It has two connections: one that publishes and one that consumes, since RabbitMQ stops reading from
+connections that publish while it is short of memory or disk, and acknowledgements must still get through.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from nbmr.broker.address import Address, parse
+from nbmr.broker.consumer import Consumer, Delivery
+from nbmr.broker.link import Link, NotFound
+from nbmr.errors import BrokerError
+from nbmr.topology import DEAD_EXCHANGE, STREAM_PREFETCH, TASKS_EXCHANGE, Queue
+
+_pool: dict[tuple[int, str], Broker] = {}
+_pool_lock = threading.Lock()
+
+
+def connect(url: str) -> Broker:
+    """Return this process's connections to a broker: made once, shared by all who ask.
+
+    Raises
+    ------
+    BrokerError
+        If there is no connection to be had; the message says what to check.
+    ConfigError
+        If the URL is wrong.
+    """
+    with _pool_lock:
+        known = _pool.get((os.getpid(), url))
+        if known is None or known.closed:
+            known = _pool[os.getpid(), url] = Broker(parse(url))
+        known.users += 1
+        return known
+
+
+class Broker:
+    """Connections to one RabbitMQ server or cluster; `connect` gives a shared one.
+
+    Parameters
+    ----------
+    addresses
+        Its hosts, tried in turn.
+    """
+
+    def __init__(self, addresses: tuple[Address, ...]) -> None:
+        name = f"nbmr {socket.gethostname()} {os.getpid()}"
+        self._publishing = Link(addresses, f"{name} publishing")
+        try:
+            self._consuming = Link(addresses, f"{name} consuming")
+        except BaseException:
+            self._publishing.close()
+            raise
+        self._declared: set[str] = set()
+        #: How many asked `connect` for it and didn't `release` it.
+        self.users = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed for good."""
+        return "closed" in (self._publishing.state, self._consuming.state)
+
+    @property
+    def trouble(self) -> str:
+        """Empty if all is well; otherwise what is wrong, for a person to read."""
+        for link in (self._publishing, self._consuming):
+            if link.state != "open":
+                return f"{link.state}: {link.trouble}" if link.trouble else link.state
+        return ""
+
+    def publish(self, exchange: str, key: str, body: bytes | bytearray) -> Future[bool]:
+        """Send a persistent message; see `Link.publish`."""
+        return self._publishing.publish(exchange, key, body)
+
+    def append(self, queue: Queue, body: bytes | bytearray, *, urgent: bool = False) -> Future[bool]:
+        """Send a persistent message straight to a queue or stream; the answer is False if it is gone.
+
+        An urgent one doesn't wait for its turn: small messages that must not block the caller.
+        """
+        return self._publishing.publish("", queue.name, body, urgent=urgent)
+
+    def declare(self, *queues: Queue) -> None:
+        """Make exchanges, queues and bindings that aren't there yet; a stream or queue is asked for once."""
+        for queue in queues:
+            if queue.name not in self._declared:
+                self._declare(queue)
+                self._declared.add(queue.name)
+
+    def _declare(self, queue: Queue) -> None:
+        if queue.exchange:
+            for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE):
+                self._call(
+                    lambda channel, done, exchange=exchange: channel.exchange_declare(
+                        exchange, "topic", durable=True, callback=done
+                    )
+                )
+        self._call(
+            lambda channel, done: channel.queue_declare(
+                queue.name, durable=True, arguments=queue.arguments, callback=done
+            )
+        )
+        if queue.exchange:
+            self._call(
+                lambda channel, done: channel.queue_bind(queue.name, queue.exchange, queue.key, callback=done)
+            )
+
+    def count(self, queue: Queue) -> tuple[int, int]:
+        """Return how many messages wait in a queue, and how many consumers it has.
+
+        Raises
+        ------
+        NotFound
+            If it isn't there.
+        """
+        ok = self._call(lambda channel, done: channel.queue_declare(queue.name, passive=True, callback=done))
+        return int(ok.message_count), int(ok.consumer_count)
+
+    def exists(self, queue: Queue) -> bool:
+        """Whether a queue or stream is there."""
+        try:
+            self.count(queue)
+        except NotFound:
+            return False
+        return True
+
+    def delete(self, *queues: Queue) -> None:
+        """Delete queues and streams; it is no error if they are gone already."""
+        for queue in queues:
+            self._declared.discard(queue.name)
+            self._call(lambda channel, done, queue=queue: channel.queue_delete(queue.name, callback=done))
+
+    def _call(self, operation: Callable[[Any, Callable[[Any], None]], Any]) -> Any:
+        return self._consuming.call(operation)
+
+    def consume(
+        self,
+        queue: Queue,
+        on_delivery: Callable[[Delivery], None],
+        *,
+        prefetch: int = STREAM_PREFETCH,
+        offset: str | int | None = None,
+        on_lost: Callable[[BrokerError], None] | None = None,
+    ) -> Consumer:
+        """Subscribe to a queue, or to a stream from an offset; see `Consumer`."""
+        consumer = Consumer(queue.name, on_delivery, prefetch=prefetch, offset=offset, on_lost=on_lost)
+        return self._consuming.consume(consumer)
+
+    def release(self) -> None:
+        """Give up what `connect` gave; the last one closes the connections."""
+        with _pool_lock:
+            self.users -= 1
+            last = self.users <= 0
+        if last:
+            self.close()
+
+    def close(self) -> None:
+        """Close both connections."""
+        self._publishing.close()
+        self._consuming.close()
+

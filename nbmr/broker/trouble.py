@@ -1,0 +1,58 @@
+"""pika's exceptions, translated once into nbmr's, with what to do."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+from pika import exceptions
+
+from nbmr.broker.address import Address
+from nbmr.errors import AccessRefused, BrokerError, BrokerUnreachable
+
+_ACCESS_REFUSED, _NOT_ALLOWED = 403, 530
+
+
+def translate(exc: BaseException | str, address: Address) -> BrokerError:
+    """Return the error that tells a person why there is no connection to that address."""
+    where = f"RabbitMQ at {address.host}:{address.port}"
+    found = list(_causes(exc)) if isinstance(exc, BaseException) else []
+    for cause in found:
+        code = getattr(cause, "reply_code", None)
+        text = getattr(cause, "reply_text", "")
+        if code == _NOT_ALLOWED or isinstance(cause, exceptions.ProbableAccessDeniedError):
+            return AccessRefused(
+                f"{where} has no virtual host {address.vhost!r}, or user {address.user!r} may not use it"
+                f" ({text or cause}). It is the last part of the URL."
+            )
+        if code == _ACCESS_REFUSED or isinstance(cause, exceptions.ProbableAuthenticationError):
+            return AccessRefused(
+                f"{where} refuses user {address.user!r} or the password. Check both in the URL."
+            )
+    for cause in found:
+        if isinstance(cause, socket.gaierror):
+            return BrokerUnreachable(f"There is no host called {address.host!r}. Check the host in the URL.")
+        if isinstance(cause, ssl.SSLError):
+            return BrokerUnreachable(f"No TLS connection to {where}: {cause}. Check the certificates.")
+        if isinstance(cause, ConnectionRefusedError):
+            return BrokerUnreachable(
+                f"Nothing listens at {address.host}:{address.port}. Is RabbitMQ running there, and the port right?"
+            )
+    why = next((str(c) for c in reversed(found) if str(c)), None) or (exc if isinstance(exc, str) else repr(exc))
+    return BrokerUnreachable(f"{where} doesn't answer: {why}. Check host and port in the URL, and firewalls.")
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """Walk an exception and what it wraps; pika keeps that in attributes and arguments."""
+    todo: list[Any] = [exc]
+    seen: set[int] = set()
+    while todo:
+        item = todo.pop()
+        if not isinstance(item, BaseException) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        yield item
+        todo += [item.__cause__, item.__context__, *item.args, getattr(item, "exception", None)]
+        todo += getattr(item, "exceptions", ())

@@ -1,0 +1,99 @@
+"""Which broker, and which key: an explicit argument, then ``NBMR_*``, then the private node.
+
+Resolved when a client is made, never at import.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nbmr.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where to connect."""
+
+    url: str = field(repr=False)
+    key: str = field(repr=False)
+    #: Data folder of the private node; empty for a named broker.
+    node: str = ""
+
+
+def resolve(
+    url: str | None = None,
+    key: str | None = None,
+    key_file: str | os.PathLike[str] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> Settings:
+    """Find the broker and the key; start the private node if no broker is named.
+
+    Parameters
+    ----------
+    url
+        The broker's URL; by default ``NBMR_URL``, and without that the private node's.
+    key
+        The signing key; by default that of `key_file`, or ``NBMR_KEY``, or the file ``NBMR_KEY_FILE``.
+    key_file
+        A file with the key in it, readable by its owner alone.
+    on_progress
+        Called with a line to show while the private node starts.
+
+    Raises
+    ------
+    ConfigError
+        If a broker is named and no key is given, or the key file is readable by others.
+    NodeError
+        If the private node can't be started.
+    """
+    url = url or os.environ.get("NBMR_URL") or None
+    if url is None:
+        if key or key_file:
+            raise ConfigError(
+                "A key is given, but no broker. Name one by url=… (or NBMR_URL); the private"
+                " node, used where none is named, has a key of its own."
+            )
+        return _private_node(on_progress)
+    if key_file:
+        key = read_key(Path(key_file))
+    elif not key and "NBMR_KEY" in os.environ:
+        key = os.environ["NBMR_KEY"]
+    elif not key and "NBMR_KEY_FILE" in os.environ:
+        key = read_key(Path(os.environ["NBMR_KEY_FILE"]))
+    if not key:
+        raise ConfigError(
+            "A broker is named, but no signing key: whoever can send tasks runs code on the workers. Give"
+            " key=…, NBMR_KEY, NBMR_KEY_FILE or --key-file, the same on every side."
+            ' Make one with: python -c "import secrets; print(secrets.token_hex(32))"'
+        )
+    return Settings(url, key)
+
+
+def read_key(file: Path) -> str:
+    """Read a key from a file that nobody but its owner may read.
+
+    Raises
+    ------
+    ConfigError
+        If it can't be read, or others can read it; the message says what to run.
+    """
+    try:
+        mode = file.stat().st_mode
+        text = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"The key file {file} can't be read: {exc}") from exc
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"The key file {file} can be read by others. Run: chmod 600 {file}")
+    return text
+
+
+def _private_node(on_progress: Callable[[str], None] | None) -> Settings:
+    from nbmr import node  # noqa: PLC0415 - psutil and the rest, only where there is a private node
+
+    info = node.ensure(on_progress)
+    key = info.key if isinstance(info.key, str) else info.key.hex()
+    return Settings(info.url, key, str(info.data_dir))

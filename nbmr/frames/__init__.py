@@ -1,0 +1,10 @@
+"""Frames: cutting a DataFrame or Series into partitions, and gathering results into one.
+
+``partition`` cuts, ``gather`` holds the rules by which results become one object, ``concat`` joins
+frames within bounded memory. pandas is imported when first needed, since ``import nbmr`` is fast.
+"""
+
+from nbmr.frames.gather import GatherError, check_how, gather
+from nbmr.frames.partition import row_bounds, row_labels, take
+
+__all__ = ["GatherError", "check_how", "gather", "row_bounds", "row_labels", "take"]

@@ -1,0 +1,314 @@
+"""A job as its user holds it: wait, gather, iterate, cancel, forget."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+from nbmr import frames, message, topology
+from nbmr.errors import BrokerError, Failure, JobCancelled, JobTimeout, NbmrError
+from nbmr.joblog import JobLog, Outcome, Progress, Status
+
+if TYPE_CHECKING:
+    from nbmr.broker import Broker
+    from nbmr.signing import Signer
+
+#: Seconds between two looks at what may keep a job from going on.
+_LOOK_SECONDS = 1.0
+
+
+class Job:
+    """One call of `submit` or `map`.
+
+    It is its log: this object only follows a stream on the broker, so the work goes on without it.
+
+    Parameters
+    ----------
+    log
+        What is known of it.
+    broker, signer
+        Where its log is.
+    look
+        Called about once a second while somebody waits: raises if waiting is in vain, otherwise returns a hint for
+        the person who waits, or an empty text.
+    """
+
+    def __init__(
+        self,
+        log: JobLog,
+        broker: Broker,
+        signer: Signer,
+        look: Callable[[Job], str] = lambda _job: "",
+    ) -> None:
+        self._log, self._broker, self._signer, self._look = log, broker, signer, look
+        #: What was made on the broker for this job, besides its log.
+        self.blobs: list[topology.Queue] = []
+        self._consumer: Any = None
+        self._sending: threading.Thread | None = None
+        self._send_error: BaseException | None = None
+        self._gathered: list[Any] = []
+        self._forgotten = False
+        #: What keeps the job from going on, for a person to read; empty if nothing does.
+        self.hint = ""
+        log.on_end = self._on_end
+
+    @property
+    def id(self) -> str:
+        """The job's id, unique on its broker."""
+        return self._log.job
+
+    @property
+    def name(self) -> str:
+        """The job's name: given by the caller, or that of the function."""
+        return str(self._log.about.get("name", ""))
+
+    @property
+    def queue(self) -> str:
+        """The queue that its tasks went to."""
+        return str(self._log.about.get("queue", "default"))
+
+    @property
+    def status(self) -> Status:
+        """``pending``, ``running``, ``done``, ``failed`` or ``cancelled``."""
+        return self._log.status
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        return self._log.progress()
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What failed so far."""
+        return self._log.failures()
+
+    # ---------------------------------------------------------------- following the log
+
+    def follow(self) -> None:
+        """Start to read the log."""
+        self._consumer = self._broker.consume(
+            topology.job_log(self.id), self._read, offset="first", on_lost=self._on_lost
+        )
+
+    def _read(self, delivery: Any) -> None:
+        self._log.read(delivery)
+        self._consumer.ack(delivery)
+
+    def _on_lost(self, _error: BrokerError) -> None:
+        self._log.end(Status.CANCELLED)
+
+    def _on_end(self, status: Status) -> None:
+        self._consumer.close()
+        if status == Status.FAILED and self._log.about.get("on_error", "raise") == "raise":
+            self._stop_workers()
+
+    def _stop_workers(self) -> None:
+        """Tell every worker that nobody wants this job's results any more."""
+        body = message.seal(self._signer, "cancel", job=self.id, time=time.time())
+        with contextlib.suppress(BrokerError):
+            self._broker.append(topology.control_stream(), body, urgent=True)
+
+    # ---------------------------------------------------------------- sending
+
+    def send(self, run: Callable[[], None]) -> None:
+        """Send the tasks, in this thread; whatever goes wrong ends the job."""
+        try:
+            run()
+        except BaseException as exc:
+            self._send_error = exc
+            if self._log.end(Status.FAILED):
+                self._stop_workers()
+            raise
+
+    def send_in_background(self, run: Callable[[], None]) -> None:
+        """Send the tasks in a thread; an error is raised by `result`."""
+
+        def send() -> None:
+            with contextlib.suppress(BaseException):  # kept in _send_error, and raised by result()
+                self.send(run)
+
+        self._sending = threading.Thread(target=send, name=f"nbmr sends {self.id}", daemon=True)
+        self._sending.start()
+
+    # ---------------------------------------------------------------- waiting and gathering
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end; return whether it has come.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; None to wait as long as it takes.
+
+        Raises
+        ------
+        NbmrError
+            If waiting is in vain: the workers can't be started, say.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        next_look = time.monotonic() + _LOOK_SECONDS
+        while True:
+            with self._log.changed:
+                if self._log.ended:
+                    self.hint = ""
+                    return True
+                now = time.monotonic()
+                if deadline is not None and now >= deadline:
+                    return False
+                patience = next_look - now if deadline is None else min(next_look, deadline) - now
+                self._log.changed.wait(max(patience, 0.0))
+            if time.monotonic() >= next_look:
+                self.hint = self._look(self)
+                next_look = time.monotonic() + _LOOK_SECONDS
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end and gather.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait; the job goes on when they are over.
+
+        Returns
+        -------
+        DataFrame, Series or list
+            By the rules of ``gather``, see `nbmr.map`.
+
+        Raises
+        ------
+        TaskError
+            If the function raised, with the original exception as its cause; `TaskTimeout` or `TaskLost` if
+            the task took too long or lost its worker too often.
+        JobCancelled
+            If somebody cancelled it.
+        JobTimeout
+            If it isn't done in time.
+
+        Examples
+        --------
+        >>> job = nbmr.submit(range(3), lambda x: x + 1)  # doctest: +SKIP
+        >>> job.result()  # doctest: +SKIP
+        [1, 2, 3]
+        """
+        if self._gathered:
+            return self._gathered[0]
+        if not self.wait(timeout):
+            raise JobTimeout(
+                f"Job {self.name or self.id} is not done after {timeout:g} s; it goes on. {self.hint}".rstrip()
+            )
+        if self._send_error is not None:
+            raise self._send_error
+        if self.status == Status.CANCELLED:
+            raise JobCancelled(f"Job {self.name or self.id} was cancelled.")
+        if self.failures and self._log.about.get("on_error") != "keep":
+            raise self._error()
+        if self.failures:
+            self._warn()
+        self._gathered = [self._gather(consume=True)]
+        return self._gathered[0]
+
+    def _error(self) -> NbmrError:
+        failure = min(self.failures, key=lambda f: f.partition)
+        error = failure.error()
+        error.__cause__ = failure.exception
+        return error
+
+    def _warn(self) -> None:
+        failures = self.failures
+        first = failures[0]
+        warnings.warn(
+            f"{len(failures)} of {self._log.total} failed in job {self.name or self.id}, first number"
+            f" {first.partition}: {first.summary}. See job.failures.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    def partial(self) -> Any:
+        """Gather what is done so far, in order; failed and missing partitions are left out."""
+        if self._gathered:
+            return self._gathered[0]
+        return self._gather(consume=False)
+
+    def _gather(self, *, consume: bool) -> Any:
+        how = self._log.about.get("gather", "auto")
+        of_frame = bool(self._log.about.get("of_frame"))
+        with self._log.changed:
+            outcomes = [self._log.outcomes[task] for task in sorted(self._log.outcomes)]
+            if consume:
+                self._log.outcomes = dict.fromkeys(self._log.outcomes, Outcome(0, 0, None, [], {}))
+        failed = {failure.partition: failure for failure in self.failures} if self._log.failed else {}
+        # what gather() copies from need not be writable; what it hands on as it is must be
+        writable = how == "list" or len(outcomes) == 1 or not of_frame
+        values: list[Any] = []
+        while outcomes:
+            outcome = outcomes.pop(0)
+            for unit, value in enumerate(outcome.values(writable=writable)):
+                number = outcome.start + unit
+                if number not in failed:
+                    values.append(value)
+                elif not of_frame:
+                    values.append(failed[number])
+            del outcome
+        return frames.gather(values, of_frame=of_frame, how=how)
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        """Yield ``(number, result)`` as results arrive; the number is the partition's or the item's."""
+        seen = 0
+        while True:
+            for _, outcome in self._log.arrived(seen):
+                seen += 1
+                failed = outcome.failures
+                for unit, value in enumerate(outcome.values(writable=True)):
+                    if unit not in failed:
+                        yield outcome.start + unit, value
+            if self._log.ended and seen >= len(self._log.outcomes):
+                break
+            with self._log.changed:
+                if not self._log.ended and seen >= len(self._log.outcomes):
+                    self._log.changed.wait(_LOOK_SECONDS)
+            self.hint = self._look(self)
+        if self._send_error is not None:
+            raise self._send_error
+        if self.status == Status.CANCELLED:
+            raise JobCancelled(f"Job {self.name or self.id} was cancelled.")
+        if self.failures and self._log.about.get("on_error") != "keep":
+            raise self._error()
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Any]]:
+        """Like iterating, without blocking the event loop."""
+        iterator, end = iter(self), object()
+        while (item := await asyncio.to_thread(next, iterator, end)) is not end:
+            yield item  # type: ignore[misc]  # it is not the end
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for `result` without blocking the event loop."""
+        return asyncio.to_thread(self.result).__await__()
+
+    # ---------------------------------------------------------------- ending
+
+    def cancel(self) -> None:
+        """End the job: running tasks are interrupted, queued ones never run. No harm if it has ended."""
+        if self._log.end(Status.CANCELLED):
+            self._stop_workers()
+            self.forget()
+
+    def forget(self) -> None:
+        """Delete the job from the broker; what was gathered stays."""
+        if self._forgotten:
+            return
+        self._forgotten = True
+        if self._log.end(Status.CANCELLED):
+            self._stop_workers()
+        with contextlib.suppress(BrokerError):
+            self._broker.delete(topology.job_log(self.id), *self.blobs)
+
+    def __repr__(self) -> str:
+        p = self.progress
+        total = "?" if p.total is None else p.total
+        failed = f", {p.failed} failed" if p.failed else ""
+        return f"<Job {self.name or self.id}: {self.status}, {p.done} of {total} done{failed}>"

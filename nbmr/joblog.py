@@ -1,0 +1,290 @@
+"""A job as its log tells it.
+
+A `JobLog` is a fold over the messages of the job's stream: whoever reads the stream from its beginning, in
+this kernel or another, comes to the same state. Results are told apart by task number, so a task that was
+delivered twice counts once.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from nbmr import codec, message, tracebacks
+from nbmr.broker import Delivery
+from nbmr.errors import Failure, ProtocolError
+from nbmr.message import Message
+from nbmr.signing import Signer
+
+
+class Status(StrEnum):
+    """The state of a job."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is. Counts are of units: partitions of a frame, or items of a list."""
+
+    done: int
+    failed: int
+    running: int
+    #: How many there are; None while an iterable is still being read.
+    total: int | None
+    #: Seconds since the job was submitted, until it ended.
+    seconds: float
+    #: Bytes of encoded results received so far.
+    bytes_received: int
+    #: Names of the workers that have answered or taken a task.
+    workers: frozenset[str]
+
+    @property
+    def rate(self) -> float:
+        """Units done per second."""
+        return (self.done + self.failed) / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated time to the end; None while nothing can be said."""
+        finished = self.done + self.failed
+        if self.total is None or not finished:
+            return None
+        return (self.total - finished) / self.rate
+
+
+@dataclass
+class Outcome:
+    """What a task gave: encoded values, and failures by their place in the task."""
+
+    start: int
+    count: int
+    payload: memoryview | None
+    layout: list[tuple[int, int]]
+    failures: dict[int, dict[str, Any]]
+    writable: bool = False
+
+    def values(self, *, writable: bool = False) -> list[Any]:
+        """Decode the values; those of failed units are None.
+
+        Parameters
+        ----------
+        writable
+            Whether arrays must be writable, which may cost a copy.
+        """
+        if self.payload is None:
+            return [None] * self.count
+        payload = self.payload
+        if writable and not self.writable:
+            payload = memoryview(bytearray(payload))
+        values: list[Any] = codec.decode(codec.slices(payload, self.layout))
+        return values
+
+
+@dataclass
+class _Chunks:
+    """A large result on its way: filled in the order of its chunks."""
+
+    body: bytearray
+    received: int = 0
+
+
+@dataclass
+class JobLog:
+    """The state of one job, folded from its log.
+
+    Parameters
+    ----------
+    job
+        Its id.
+    signer
+        What verifies the log's messages.
+    """
+
+    job: str
+    signer: Signer = field(repr=False)
+    changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
+    status: Status = Status.PENDING
+    #: What the log's first message says: name, queue, and how to gather.
+    about: dict[str, Any] = field(default_factory=dict)
+    outcomes: dict[int, Outcome] = field(default_factory=dict, repr=False)
+    total: int | None = None
+    sealed: bool = False
+    done: int = 0
+    failed: int = 0
+    bytes_received: int = 0
+    rejected: int = 0
+    started_at: float = field(default_factory=time.monotonic)
+    ended_at: float | None = None
+    #: Called without the lock, once, when the job has come to its end.
+    on_end: Callable[[Status], None] = field(default=lambda _status: None, repr=False)
+    _tasks: int | None = None
+    _running: dict[int, str] = field(default_factory=dict, repr=False)
+    _workers: set[str] = field(default_factory=set, repr=False)
+    _chunks: dict[str, _Chunks] = field(default_factory=dict, repr=False)
+    _failed: list[tuple[int, dict[str, Any], dict[str, Any], list[str]]] = field(
+        default_factory=list, repr=False
+    )
+    _failures: list[Failure] = field(default_factory=list, repr=False)
+    _work_seconds: float = 0.0
+    _deaths: dict[int, list[str]] = field(default_factory=dict, repr=False)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.status in (Status.DONE, Status.FAILED, Status.CANCELLED)
+
+    def progress(self) -> Progress:
+        """Return how far it is."""
+        with self.changed:
+            end = self.ended_at or time.monotonic()
+            return Progress(
+                self.done,
+                self.failed,
+                len(self._running),
+                self.total,
+                end - self.started_at,
+                self.bytes_received,
+                frozenset(self._workers),
+            )
+
+    def failures(self) -> list[Failure]:
+        """Return what failed so far, in the order of arrival."""
+        with self.changed:
+            new = self._failed[len(self._failures) :]
+        # decoded here and not in the I/O thread: unpickling an exception may import the user's modules
+        self._failures += [_failure(*args) for args in new]
+        return list(self._failures)
+
+    def end(self, status: Status) -> bool:
+        """Come to an end, if it hasn't yet; return whether this call did it."""
+        with self.changed:
+            if self.ended:
+                return False
+            self.status = status
+            self.ended_at = time.monotonic()
+            self._running.clear()
+            self._chunks.clear()
+            self.changed.notify_all()
+        self.on_end(status)
+        return True
+
+    def read(self, delivery: Delivery) -> None:
+        """Take one message of the log; what is not genuine is counted, and otherwise ignored."""
+        try:
+            entry = message.unseal(self.signer, delivery.body).expect(
+                "opened", "started", "result", "chunk", "died", "sealed", job=self.job
+            )
+        except ProtocolError:
+            with self.changed:
+                self.rejected += 1
+            return
+        if self.ended:
+            return
+        with self.changed:
+            getattr(self, f"_on_{entry.kind}")(entry)
+            status = self._ending()
+            self.changed.notify_all()
+        if status:
+            self.end(status)
+
+    def _ending(self) -> Status | None:
+        if self.failed and self.about.get("on_error", "raise") == "raise":
+            return Status.FAILED
+        if self.sealed and self._tasks is not None and len(self.outcomes) >= self._tasks:
+            return Status.FAILED if self.failed else Status.DONE
+        return None
+
+    def _on_opened(self, entry: Message) -> None:
+        self.about = entry.fields
+        self.total = entry.fields["units"]
+
+    def _on_sealed(self, entry: Message) -> None:
+        self.sealed, self._tasks, self.total = True, entry.fields["tasks"], entry.fields["units"]
+
+    def _on_started(self, entry: Message) -> None:
+        self._workers.add(entry.fields["worker"])
+        if entry.task not in self.outcomes:
+            self.status = Status.RUNNING
+            self._running[entry.task] = entry.fields["worker"]
+
+    def _on_died(self, entry: Message) -> None:
+        self._running.pop(entry.task, None)
+        fields = entry.fields
+        story = f"attempt {fields['attempt']}: {fields['cause']}, on {fields['host']} (pid {fields['pid']})"
+        self._deaths.setdefault(entry.task, []).append(story)
+
+    def _on_chunk(self, entry: Message) -> None:
+        fields = entry.fields
+        run, offset, total = fields["run"], int(fields["offset"]), int(fields["total"])
+        chunks = self._chunks.get(run)
+        if chunks is None:
+            chunks = self._chunks[run] = _Chunks(bytearray(total))
+        size = len(entry.payload)
+        if offset == chunks.received and offset + size <= len(chunks.body):  # else: sent twice
+            chunks.body[offset : offset + size] = entry.payload
+            chunks.received += size
+            self.bytes_received += size
+
+    def _on_result(self, entry: Message) -> None:
+        fields = entry.fields
+        self._workers.add(fields["worker"])
+        self._running.pop(entry.task, None)
+        chunks = self._chunks.pop(fields["run"], None)
+        if entry.task in self.outcomes:
+            return
+        payload = entry.payload if fields.get("layout") else None
+        writable = False
+        if "chunked" in fields:
+            if chunks is None or chunks.received != fields["chunked"]:
+                self.rejected += 1  # its chunks are not all there; it will come again
+                return
+            payload, writable = memoryview(chunks.body), True
+        else:
+            self.bytes_received += len(entry.payload)
+        failures = {int(failure["unit"]): failure for failure in fields["failures"]}
+        self.outcomes[entry.task] = Outcome(
+            fields["start"], fields["count"], payload, fields.get("layout", []), failures, writable
+        )
+        self.done += fields["count"] - len(failures)
+        self.failed += len(failures)
+        self._work_seconds += fields.get("seconds", 0.0)
+        deaths = self._deaths.get(entry.task, [])
+        for unit, failure in failures.items():
+            self._failed.append((fields["start"] + unit, failure, fields, deaths))
+
+    def seconds_per_unit(self) -> float | None:
+        """Return how long a unit takes a worker on average; None before the first result."""
+        with self.changed:
+            finished = self.done + self.failed
+            return self._work_seconds / finished if finished else None
+
+    def arrived(self, after: int) -> Iterator[tuple[int, Outcome]]:
+        """Return the outcomes that came since the first `after` ones."""
+        with self.changed:
+            yield from list(self.outcomes.items())[after:]
+
+
+def _failure(number: int, failure: dict[str, Any], fields: dict[str, Any], deaths: list[str]) -> Failure:
+    encoded = failure.get("exception")
+    return Failure(
+        reason=failure["reason"],
+        partition=number,
+        summary=failure["summary"],
+        traceback=failure.get("traceback", "") or "\n".join(deaths),
+        rows=tuple(fields.get("rows", ())),
+        host=fields["host"],
+        pid=fields["pid"],
+        attempts=failure["attempts"],
+        output=failure.get("output", ""),
+        exception=tracebacks.decode_exception(base64.b64decode(encoded)) if encoded else None,
+    )

@@ -1,0 +1,134 @@
+"""One message as it crosses the broker: sealed, and opened only if it is genuine.
+
+Layout of a body::
+
+    payload | header (JSON) | header's length (4 bytes) | b"nbmr1" | signature (32 bytes)
+
+The signature covers everything before it. The header carries the routing (kind, job, task), so a genuine
+message that is moved elsewhere is found out by `Message.expect`. The header stands behind the payload so
+that a payload which already lies in memory can be extended in place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbmr import codec
+from nbmr.errors import ProtocolError
+from nbmr.signing import SIGNATURE_BYTES, Signer
+
+MAGIC = b"nbmr1"
+_TAIL = 4 + len(MAGIC) + SIGNATURE_BYTES
+
+
+@dataclass(frozen=True)
+class Message:
+    """A genuine message."""
+
+    #: What it is: ``"task"``, ``"result"``, ``"chunk"``, …; see `nbmr.topology`.
+    kind: str
+    #: Job id; empty for messages that belong to none.
+    job: str = ""
+    #: Task number within the job; -1 for messages that belong to none.
+    task: int = -1
+    #: Everything else the header says.
+    fields: dict[str, Any] = field(default_factory=dict)
+    #: The payload's bytes.
+    payload: memoryview = field(default=memoryview(b""), repr=False)
+
+    def expect(self, *kinds: str, job: str | None = None, queue: str | None = None) -> Message:
+        """Return the message if it belongs where it came from.
+
+        Raises
+        ------
+        ProtocolError
+            If its kind, job or queue are not those of the place it was read from.
+        """
+        if self.kind not in kinds:
+            raise ProtocolError(f"a message of kind {self.kind!r} where {' or '.join(kinds)} belongs")
+        if job is not None and self.job != job:
+            raise ProtocolError(f"a message of job {self.job!r} in the log of job {job!r}")
+        if queue is not None and self.fields.get("queue") != queue:
+            raise ProtocolError(f"a task for queue {self.fields.get('queue')!r} in queue {queue!r}")
+        return self
+
+    def buffers(self) -> list[codec.Buffer]:
+        """Return the payload's buffers, as `nbmr.codec.encode` gave them, uncopied."""
+        try:
+            return codec.slices(self.payload, self.fields.get("layout", []))
+        except ValueError as exc:
+            raise ProtocolError(str(exc)) from exc
+
+
+def seal(
+    signer: Signer,
+    kind: str,
+    *,
+    job: str = "",
+    task: int = -1,
+    buffers: Sequence[codec.Buffer] = (),
+    **fields: Any,
+) -> bytes:
+    """Make the body of a message, signed; the buffers are copied once."""
+    if buffers:
+        fields["layout"] = codec.layout(buffers)
+    return seal_raw(signer, kind, codec.pieces(buffers), job=job, task=task, **fields)
+
+
+def seal_raw(
+    signer: Signer,
+    kind: str,
+    parts: Sequence[codec.Buffer] = (),
+    *,
+    job: str = "",
+    task: int = -1,
+    **fields: Any,
+) -> bytes:
+    """Like `seal`, for a payload that is laid out already."""
+    tail = _tail(kind, job, task, fields)
+    return b"".join((*parts, tail, signer.sign((*parts, tail))))
+
+
+def seal_in_place(
+    signer: Signer, kind: str, body: bytearray, *, job: str, task: int, **fields: Any
+) -> bytearray:
+    """Like `seal_raw`, for a payload that may become the message itself: nothing is copied."""
+    body += _tail(kind, job, task, fields)
+    body += signer.sign([body])
+    return body
+
+
+def _tail(kind: str, job: str, task: int, fields: dict[str, Any]) -> bytes:
+    header = json.dumps(fields | {"kind": kind, "job": job, "task": task}, separators=(",", ":")).encode()
+    return header + len(header).to_bytes(4, "big") + MAGIC
+
+
+def unseal(signer: Signer, body: bytes | bytearray | memoryview) -> Message:
+    """Open a body that came from the broker; nothing in it is looked at before its signature is verified.
+
+    Raises
+    ------
+    ProtocolError
+        If it is not signed with our key, damaged, or of another version of the protocol.
+    """
+    view = memoryview(body)
+    if len(view) < _TAIL:
+        raise ProtocolError("a message too short to be signed")
+    if not signer.verify([view[:-SIGNATURE_BYTES]], view[-SIGNATURE_BYTES:]):
+        raise ProtocolError("a message that is not signed with this key")
+    end = len(view) - SIGNATURE_BYTES - len(MAGIC)
+    if view[end : end + len(MAGIC)] != MAGIC:
+        raise ProtocolError("a message of another version of the protocol")
+    length = int.from_bytes(view[end - 4 : end], "big")
+    start = end - 4 - length
+    if start < 0:
+        raise ProtocolError("a message whose header is longer than itself")
+    try:
+        header = json.loads(bytes(view[start : end - 4]))
+        kind, job, task = str(header.pop("kind")), str(header.pop("job")), int(header.pop("task"))
+    except (ValueError, KeyError, AttributeError, TypeError) as exc:
+        raise ProtocolError("a message whose header can't be read") from exc
+    return Message(kind, job, task, header, view[:start])

@@ -1,0 +1,156 @@
+"""Sends a job: its log's first entry, its tasks, and what is too large to ride in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbmr import codec, message, topology, versions
+from nbmr.broker import Broker
+from nbmr.joblog import JobLog
+from nbmr.signing import Signer
+from nbmr.tasks import Call, Source, Task
+
+#: Tasks of an iterable that may be on their way at once, for each slot; and the fewest.
+_AHEAD_PER_SLOT, _AHEAD = 8, 64
+#: Confirmations to collect before looking at them.
+_SETTLE_EVERY = 256
+
+
+@dataclass
+class Sender:
+    """Sends one job.
+
+    Parameters
+    ----------
+    broker, signer
+        Where to, and what signs.
+    log
+        The job's log as it is read; the sender stops when the job has ended.
+    source, call
+        The data and the function.
+    options
+        ``queue``, ``retries``, ``timeout`` in seconds or None, ``on_error``.
+    slots
+        How many tasks can run at once, as far as is known.
+    """
+
+    broker: Broker
+    signer: Signer = field(repr=False)
+    log: JobLog
+    source: Source
+    call: Call
+    options: dict[str, Any]
+    slots: int
+    #: What was made on the broker for this job, besides its log.
+    blobs: list[topology.Queue] = field(default_factory=list)
+
+    def open(self) -> None:
+        """Write the log's first entry."""
+        about = self.options | {"units": self.source.units, "of_frame": self.source.of_frame}
+        body = message.seal(self.signer, "opened", job=self.log.job, **about)
+        self.broker.append(topology.job_log(self.log.job), body)
+
+    def run(self) -> None:
+        """Send every task, then seal the job; stop early if the job has ended.
+
+        Raises
+        ------
+        PickleError
+            If a partition can't travel.
+        BrokerError
+            If RabbitMQ doesn't take it.
+        Exception
+            What the user's iterable raises.
+        """
+        function = self._function()
+        waiting: list[Future[bool]] = []
+        number = units = 0
+        for number, task in enumerate(self.source.tasks(self.log.seconds_per_unit), 1):
+            if self.log.ended:
+                return
+            units = task.start + len(task.units)
+            waiting.append(self._send(number - 1, task, function))
+            if len(waiting) >= _SETTLE_EVERY:
+                self._settle(waiting)
+            if self.source.lazy:
+                self._wait_for_room(number)
+        self._settle(waiting)
+        body = message.seal(self.signer, "sealed", job=self.log.job, tasks=number, units=units)
+        self._settle([self.broker.append(topology.job_log(self.log.job), body)])
+
+    def _settle(self, waiting: list[Future[bool]]) -> None:
+        while waiting and not self.log.ended:
+            for future in waiting:
+                if future.done():
+                    future.result()
+            waiting[:] = [future for future in waiting if not future.done()]
+            wait(waiting[:1], timeout=0.5)
+
+    def _wait_for_room(self, sent: int) -> None:
+        """Read an iterable only so far ahead of the workers."""
+        ahead = max(_AHEAD, _AHEAD_PER_SLOT * self.slots)
+        with self.log.changed:
+            while sent - len(self.log.outcomes) >= ahead and not self.log.ended:
+                self.log.changed.wait(1.0)
+
+    def _function(self) -> dict[str, Any]:
+        """Put a large function into a blob; return what tasks say of the function."""
+        function: dict[str, Any] = {
+            "function": self.call.digest,
+            "function_layout": codec.layout(self.call.buffers),
+            "function_blob": None,
+        }
+        if self.call.size > topology.INLINE_BYTES:
+            function["function_blob"] = self._blob("fn", self.call.buffers) | {"digest": self.call.digest}
+        return function
+
+    def _blob(self, name: str, buffers: Sequence[codec.Buffer]) -> dict[str, Any]:
+        """Write a blob, in chunks, and wait until it is safe."""
+        stream = topology.blob(self.log.job, name)
+        self.broker.declare(stream)
+        self.blobs.append(stream)
+        waiting, offset = [], 0
+        for part in codec.pieces(buffers):
+            view = memoryview(part).cast("B")
+            for start in range(0, len(view), topology.CHUNK_BYTES):
+                piece = view[start : start + topology.CHUNK_BYTES]
+                body = message.seal_raw(
+                    self.signer, "blob", [piece], job=self.log.job, name=name, offset=offset
+                )
+                waiting.append(self.broker.append(stream, body))
+                offset += len(piece)
+                if self.log.ended:
+                    break
+        self._settle(waiting)
+        return {"name": name, "size": offset}
+
+    def _send(self, number: int, task: Task, function: dict[str, Any]) -> Future[bool]:
+        buffers = codec.encode(task.units, what="the data")
+        inline: list[codec.Buffer] = [] if function["function_blob"] else list(self.call.buffers)
+        fields: dict[str, Any] = {"inline": len(inline), "data_blob": None, "data_layout": []}
+        if sum(memoryview(buffer).nbytes for buffer in buffers) > topology.MESSAGE_BYTES - topology.INLINE_BYTES:
+            fields["data_layout"] = codec.layout(buffers)
+            fields["data_blob"] = self._blob(f"data{number}", buffers)
+            buffers = []
+        body = message.seal(
+            self.signer,
+            "task",
+            job=self.log.job,
+            task=number,
+            buffers=[*inline, *buffers],
+            start=task.start,
+            count=len(task.units),
+            rows=task.rows,
+            queue=self.options["queue"],
+            timeout=self.options["timeout"],
+            retries=self.options["retries"],
+            stop_at_error=self.options["on_error"] == "raise",
+            versions=versions.local_versions(),
+            **function,
+            **fields,
+        )
+        return self.broker.publish(topology.TASKS_EXCHANGE, self.options["queue"], body)
+

@@ -1,0 +1,174 @@
+"""What is sent: a function and its data, cut into tasks.
+
+A task covers units: one partition of a frame, or some items of a list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
+
+from nbmr import codec, frames
+from nbmr.errors import ConfigError
+
+#: Bytes that a batch of items should not exceed.
+_BATCH_BYTES = 1 << 20
+#: Most items in a task.
+_BATCH_ITEMS = 5_000
+#: Seconds of work that a batch from an iterable of unknown length should hold.
+_BATCH_SECONDS = 0.2
+#: Seconds after which a batch is sent as it is, if the iterable is slow.
+_PATIENCE = 0.05
+#: Slots to cut for when few are seen: workers may join late.
+_FEWEST_SLOTS = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task's data."""
+
+    #: Number of its first unit.
+    start: int
+    #: The units: a list of one partition, or of items.
+    units: list[Any]
+    #: First and last index label, for a partition.
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Call:
+    """An encoded function with its arguments."""
+
+    buffers: list[codec.Buffer]
+    digest: str
+    size: int
+
+    @classmethod
+    def encode(cls, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Call:
+        """Encode a function, once for a whole job.
+
+        Raises
+        ------
+        PickleError
+            If it can't travel.
+        """
+        if not callable(fn):
+            raise ConfigError(f"fn has to be callable; got {type(fn).__name__}.")
+        buffers = codec.encode_function(fn, args, kwargs)
+        digest = hashlib.sha256()
+        for part in codec.pieces(buffers):
+            digest.update(part)
+        size = sum(memoryview(buffer).nbytes for buffer in buffers)
+        return cls(buffers, digest.hexdigest(), size)
+
+
+class Source:
+    """The data of one call, cut into tasks as they are asked for.
+
+    Parameters
+    ----------
+    data
+        A DataFrame, a Series, or any iterable.
+    partitions
+        How many tasks; None to choose.
+    slots
+        How many tasks can run at once, as far as is known.
+
+    Raises
+    ------
+    ConfigError
+        If the data can't be mapped over, or `partitions` makes no sense.
+    """
+
+    def __init__(self, data: Any, partitions: int | None, slots: int) -> None:
+        self.of_frame = is_frame(data)
+        self._slots = max(slots, _FEWEST_SLOTS)
+        self._partitions = partitions
+        if self.of_frame:
+            self._bounds = frames.row_bounds(data, partitions, slots)
+            self.units: int | None = len(self._bounds)
+            self._data: Any = data.copy(deep=False)  # later changes by the user are not ours
+            self.lazy = False
+            return
+        if isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
+            hint = {"dict": "pass list(d.items())", "str": "pass [text], or text.splitlines()"}
+            raise ConfigError(
+                f"data is a {type(data).__name__}; pass a DataFrame, a Series, a list or another iterable"
+                f" ({hint.get(type(data).__name__, 'of items')})."
+            )
+        if partitions is not None and (
+            isinstance(partitions, bool) or not isinstance(partitions, int) or partitions < 1
+        ):
+            raise ConfigError(f"partitions={partitions!r} has to be a whole number of at least 1, or None.")
+        self.lazy = not isinstance(data, Sized)
+        self.units = len(data) if isinstance(data, Sized) else None
+        self._data = data if self.lazy or isinstance(data, range) else list(data)
+
+    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task]:
+        """Cut the data into tasks; an iterable is read as they are asked for.
+
+        Parameters
+        ----------
+        seconds_per_unit
+            Tells how long a unit takes, once that is known.
+        """
+        if self.of_frame:
+            for number, (start, stop) in enumerate(self._bounds):
+                part = frames.take(self._data, start, stop)
+                yield Task(number, [part], frames.row_labels(part))
+        elif self._partitions is not None and not self.lazy:
+            count = min(self._partitions, len(self._data))
+            cuts = [len(self._data) * i // count for i in range(count + 1)] if count else []
+            for start, stop in zip(cuts, cuts[1:], strict=False):
+                yield Task(start, list(self._data[start:stop]))
+        elif self.lazy:
+            yield from self._batches(lambda _sent: self._size_by_time(seconds_per_unit()))
+        else:
+            yield from self._batches(self._guided)
+
+    def _guided(self, sent: int) -> int:
+        """Guided self-scheduling: large batches first, single items at the end (Polychronopoulos & Kuck, 1987)."""
+        assert self.units is not None  # noqa: S101 - for the type checker
+        return -(-(self.units - sent) // (8 * self._slots))
+
+    @staticmethod
+    def _size_by_time(seconds: float | None) -> int:
+        return 1 if seconds is None else int(_BATCH_SECONDS / max(seconds, 1e-6))
+
+    def _batches(self, size: Callable[[int], int]) -> Iterator[Task]:
+        batch: list[Any] = []
+        sent = weight = 0
+        limit = max(1, min(size(0), _BATCH_ITEMS))
+        began = time.monotonic()
+        for item in self._data:
+            batch.append(item)
+            weight += _weight(item)
+            if len(batch) >= limit or weight >= _BATCH_BYTES or time.monotonic() - began > _PATIENCE:
+                yield Task(sent, batch)
+                sent += len(batch)
+                batch, weight = [], 0
+                limit = max(1, min(size(sent), _BATCH_ITEMS))
+                began = time.monotonic()
+        if batch:
+            yield Task(sent, batch)
+
+
+def is_frame(data: Any) -> bool:
+    """Whether data is a DataFrame or Series; pandas isn't imported to find out."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(data, pandas.DataFrame | pandas.Series)
+
+
+def _weight(item: Any) -> int:
+    """Roughly how many bytes an item takes, cheaply."""
+    if isinstance(item, int | float | bool | None):
+        return 8
+    size = getattr(item, "nbytes", None)
+    if is_frame(item):
+        size = item.memory_usage(index=True)
+        size = int(size if isinstance(size, int) else size.sum())
+    return int(size) if isinstance(size, int) else sys.getsizeof(item)

@@ -1,0 +1,126 @@
+"""Every name, argument and size on the broker stands here, and nowhere else.
+
+============================  ==========================================================================
+``nbmr.tasks``                topic exchange; routing key is the queue's name
+``nbmr.tasks.<queue>``        quorum queue of tasks
+``nbmr.dead``                 topic exchange for tasks that were given back too often
+``nbmr.dead.<queue>``         quorum queue; whichever worker gets one notes it in its job's log as lost
+``nbmr.job.<id>``             stream: the job's log
+``nbmr.job.<id>.blob.<name>`` stream: a payload too large to ride in a task
+``nbmr.control``              stream: cancel; a worker that comes late, or back, reads what it missed
+``nbmr.key``                  stream: by its messages a wrong key is noticed
+============================  ==========================================================================
+
+Kinds of messages. In a task queue: ``task``. In a job's log: ``opened`` (what the job is), ``started``,
+``result``, ``chunk`` (part of a result that is too large for one message), ``died`` (a child died under a
+task), ``lost``, ``sealed`` (all tasks are sent). In a blob: ``blob``. In control: ``cancel``. In key: ``key``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbmr.errors import ConfigError
+
+TASKS_EXCHANGE = "nbmr.tasks"
+DEAD_EXCHANGE = "nbmr.dead"
+CONTROL_STREAM = "nbmr.control"
+KEY_STREAM = "nbmr.key"
+
+#: Most bytes of payload in one message. RabbitMQ 4 refuses messages over 16 MiB by default.
+MESSAGE_BYTES = 8 << 20
+#: Bytes of payload in each message of what is larger: small enough to pipeline well.
+CHUNK_BYTES = 4 << 20
+#: Functions up to this many bytes ride in every task; larger ones become a blob.
+INLINE_BYTES = 64 << 10
+#: Deliveries that a worker may hold per slot: one that runs, and none that waits behind it.
+PREFETCH = 1
+#: Unacknowledged messages while reading a stream: enough to keep small ones flowing.
+STREAM_PREFETCH = 32
+#: A task is given back to the queue at most this often: it is tried once more than that.
+DELIVERY_LIMIT = 2
+#: How often a task is tried before it is lost.
+ATTEMPTS = DELIVERY_LIMIT + 1
+
+_QUEUE_NAME = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*")
+_LONGEST_QUEUE_NAME = 200
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue or stream as it is declared."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    #: Exchange and routing key that it is bound to, if any.
+    exchange: str = ""
+    key: str = ""
+
+
+def check_queue(name: object) -> str:
+    """Return the name of a queue of tasks, if it is one.
+
+    Raises
+    ------
+    ConfigError
+        If it isn't a text of letters, digits, ``-``, ``_`` and single dots, of at most 200 characters.
+    """
+    if not isinstance(name, str) or len(name) > _LONGEST_QUEUE_NAME or not _QUEUE_NAME.fullmatch(name):
+        raise ConfigError(
+            f"queue={name!r} is not a queue's name: use letters, digits, '-', '_' and single dots,"
+            f" at most {_LONGEST_QUEUE_NAME} characters, such as 'default' or 'gpu'."
+        )
+    return name
+
+
+def task_queue(queue: str) -> Queue:
+    """Return the quorum queue that holds a queue's tasks."""
+    arguments = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-dead-letter-exchange": DEAD_EXCHANGE,
+        "x-dead-letter-routing-key": queue,
+    }
+    return Queue(f"nbmr.tasks.{queue}", arguments, TASKS_EXCHANGE, queue)
+
+
+def dead_queue(queue: str) -> Queue:
+    """Return the quorum queue for a queue's tasks that were given back too often."""
+    return Queue(f"nbmr.dead.{queue}", {"x-queue-type": "quorum"}, DEAD_EXCHANGE, queue)
+
+
+def job_log(job: str) -> Queue:
+    """Return the stream that is a job's log."""
+    return Queue(f"nbmr.job.{job}", {"x-queue-type": "stream"})
+
+
+def blob(job: str, name: str) -> Queue:
+    """Return the stream that holds one large payload of a job."""
+    return Queue(f"nbmr.job.{job}.blob.{name}", {"x-queue-type": "stream"})
+
+
+def control_stream() -> Queue:
+    """Return the stream of cancellations: a day of them, at most 20 MB."""
+    return Queue(
+        CONTROL_STREAM,
+        {
+            "x-queue-type": "stream",
+            "x-max-age": "1D",
+            "x-max-length-bytes": 20_000_000,
+            "x-stream-max-segment-size-bytes": 1_000_000,
+        },
+    )
+
+
+def key_stream() -> Queue:
+    """Return the stream whose messages tell which key this broker is used with."""
+    return Queue(
+        KEY_STREAM,
+        {
+            "x-queue-type": "stream",
+            "x-max-length-bytes": 1_000_000,
+            "x-stream-max-segment-size-bytes": 500_000,
+        },
+    )

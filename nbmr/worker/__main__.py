@@ -1,0 +1,45 @@
+"""A worker as a process: ``python -m nbmr.worker``, with its options as JSON on standard input.
+
+They come that way, and not as arguments, because the key among them must not stand in a list of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+
+from nbmr.errors import NbmrError
+from nbmr.worker.worker import Options, Worker
+
+
+def main() -> int:
+    """Run one worker; return the exit status."""
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    # pika logs an exception for every connection that breaks; the link reconnects
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    options = Options(**json.loads(sys.stdin.readline()))
+    try:
+        worker = Worker(options, on_ready=lambda: print("ready", flush=True))
+    except NbmrError as exc:
+        print(f"failed {exc}", flush=True)
+        return 1
+    worker.handle_signals()
+    threading.Thread(target=_stop_without_pool, args=(worker,), daemon=True).start()
+    try:
+        worker.run()
+    except NbmrError as exc:
+        print(f"failed {exc}", flush=True)
+        return 1
+    return 0
+
+
+def _stop_without_pool(worker: Worker) -> None:
+    """Drain when the pool that started this worker is gone: it holds the other end of standard input."""
+    sys.stdin.read()
+    worker.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

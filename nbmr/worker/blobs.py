@@ -1,0 +1,131 @@
+"""Large payloads: read from their stream once, kept in a file without a name.
+
+A child maps the file into its memory; slots of one worker share its pages. A file without a name is gone with
+its last user, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from nbmr import message, topology
+from nbmr.broker import Broker, Delivery
+from nbmr.errors import BrokerError, ProtocolError
+from nbmr.signing import Signer
+
+#: Bytes of blobs that a worker keeps for later tasks.
+KEPT_BYTES = 2 << 30
+#: Seconds without any chunk after which a blob is given up.
+_STALLED = 60.0
+
+
+class BlobGone(BrokerError):
+    """The blob was deleted: its job is over."""
+
+
+class Blobs:
+    """A worker's blobs.
+
+    Parameters
+    ----------
+    broker, signer
+        Where they come from, and what verifies them.
+    on_rejected
+        Called with the error for each message that isn't genuine.
+    """
+
+    def __init__(self, broker: Broker, signer: Signer, on_rejected: Callable[[ProtocolError], None]) -> None:
+        self._broker, self._signer, self._on_rejected = broker, signer, on_rejected
+        self._kept: OrderedDict[str, BinaryIO] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, job: str, reference: dict[str, Any], cancelled: Callable[[], bool]) -> int:
+        """Return a file descriptor of the blob's content; the caller closes it.
+
+        Parameters
+        ----------
+        job
+            The job whose blob it is.
+        reference
+            What the task says of it: ``name``, ``size`` in bytes, and ``digest`` if it is worth keeping.
+        cancelled
+            Asked now and then whether the blob is still wanted.
+
+        Raises
+        ------
+        BlobGone
+            If it was deleted, or isn't wanted any more.
+        BrokerError
+            If it doesn't arrive.
+        """
+        digest = reference.get("digest")
+        if not digest:
+            with self._read(job, reference, cancelled) as file:
+                return os.dup(file.fileno())
+        with self._lock:
+            if digest not in self._kept:
+                self._kept[digest] = self._read(job, reference, cancelled)
+                self._drop_old()
+            self._kept.move_to_end(digest)
+            return os.dup(self._kept[digest].fileno())
+
+    def _drop_old(self) -> None:
+        sizes = {digest: os.fstat(file.fileno()).st_size for digest, file in self._kept.items()}
+        while len(self._kept) > 1 and sum(sizes[digest] for digest in self._kept) > KEPT_BYTES:
+            self._kept.popitem(last=False)[1].close()
+
+    def _read(self, job: str, reference: dict[str, Any], cancelled: Callable[[], bool]) -> BinaryIO:
+        size = int(reference["size"])
+        chunks: queue.SimpleQueue[Delivery | BrokerError] = queue.SimpleQueue()
+        file = tempfile.TemporaryFile(prefix="nbmr-")  # noqa: SIM115 - it lives as long as the blob is kept
+        consumer = self._broker.consume(
+            topology.blob(job, reference["name"]), chunks.put, prefetch=4, offset="first", on_lost=chunks.put
+        )
+        try:
+            os.truncate(file.fileno(), size)
+            missing, since = {0: size} if size else {}, time.monotonic()
+            while missing:
+                try:
+                    item = chunks.get(timeout=0.5)
+                except queue.Empty:
+                    if cancelled():
+                        raise BlobGone(f"job {job} was cancelled") from None
+                    if time.monotonic() - since > _STALLED:
+                        raise BrokerError(f"a blob of job {job} did not arrive whole") from None
+                    continue
+                if isinstance(item, BrokerError):
+                    raise BlobGone(str(item))
+                since = time.monotonic()
+                self._write(file, job, reference, item, missing)
+                consumer.ack(item)
+        except BaseException:
+            file.close()
+            raise
+        finally:
+            consumer.close()
+        return file  # type: ignore[return-value]  # a wrapper on Windows only
+
+    def _write(
+        self, file: Any, job: str, reference: dict[str, Any], item: Delivery, missing: dict[int, int]
+    ) -> None:
+        try:
+            chunk = message.unseal(self._signer, item.body).expect("blob", job=job)
+            if chunk.fields.get("name") != reference["name"]:
+                raise ProtocolError("a chunk of another blob")
+        except ProtocolError as exc:
+            self._on_rejected(exc)
+            return
+        offset = int(chunk.fields["offset"])
+        if missing.get(offset, -1) < len(chunk.payload):
+            return  # sent twice, after a reconnect
+        os.pwrite(file.fileno(), chunk.payload, offset)
+        rest = missing.pop(offset) - len(chunk.payload)
+        if rest:
+            missing[offset + len(chunk.payload)] = rest

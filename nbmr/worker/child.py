@@ -1,0 +1,210 @@
+"""What runs in a worker's child process: the user's functions, one task at a time.
+
+The child never touches the broker. It gets tasks whose signatures were verified by its supervisor, and hands
+back encoded results. A task covers one or more *units*: one partition of a frame, or some items of a list.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import mmap
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import OrderedDict
+from multiprocessing.connection import Connection
+from typing import Any
+
+from nbmr import codec, shipped, tracebacks
+from nbmr.errors import PickleError
+from nbmr.worker import pipe
+
+#: Decoded functions that a child keeps.
+_FUNCTIONS = 8
+#: prctl's option that names the signal to get when the parent dies (linux/prctl.h).
+_PR_SET_PDEATHSIG = 1
+
+
+class _Interrupt:
+    """Turns SIGINT into KeyboardInterrupt, but only while the user's code runs."""
+
+    def __init__(self) -> None:
+        self.running = False
+        signal.signal(signal.SIGINT, self)
+
+    def __call__(self, _number: int, _frame: object) -> None:
+        if self.running:
+            self.running = False
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> None:
+        self.running = True
+
+    def __exit__(self, *_: object) -> None:
+        self.running = False
+
+
+def main(sock: socket.socket, output: Connection) -> None:
+    """Run tasks until the supervisor is gone."""
+    os.setpgrp()
+    _die_with_parent()
+    interrupt = _Interrupt()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (1, 2):
+        os.dup2(output.fileno(), number)
+    output.close()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    shipped.prefer_shipped()
+    runner = Runner(interrupt)
+    pipe.send(sock, {"op": "ready"})
+    try:
+        while True:
+            header, files = pipe.receive_header(sock)
+            payload = pipe.receive(sock, header["size"])
+            reply, parts = runner.run(header, payload, files)
+            del payload
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            pipe.send(sock, reply, parts)
+            del parts
+    except (EOFError, BrokenPipeError):
+        os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """Be killed when the fork server goes, which goes with the supervisor, even inside C code."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            threading.Event().wait(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class Runner:
+    """Decodes tasks, calls functions, encodes results."""
+
+    def __init__(self, interrupt: _Interrupt) -> None:
+        self._interrupt = interrupt
+        self._functions: OrderedDict[tuple[str, int], Any] = OrderedDict()
+
+    def run(
+        self, task: dict[str, Any], payload: bytearray, files: list[int]
+    ) -> tuple[dict[str, Any], list[codec.Buffer]]:
+        """Run one task; return the reply's header and the parts of its payload."""
+        values: list[Any] = []
+        failures: list[dict[str, Any]] = []
+        began = time.monotonic()
+        try:
+            with self._interrupt:
+                buffers = codec.slices(memoryview(payload), task["layout"])
+                mapped = [_map(file) for file in files]
+                function_file = mapped.pop(0) if task["function_blob"] else None
+                inline = task["inline"]
+                fn, args, kwargs = self._function(
+                    task["function"], buffers[:inline], function_file, task["function_layout"]
+                )
+                if mapped:
+                    buffers = [b"", *codec.slices(memoryview(mapped[0]), task["data_layout"])]
+                    inline = 1
+                units = codec.decode(buffers[inline:])
+                del buffers, mapped, payload
+                for number in range(len(units)):
+                    unit, units[number] = units[number], None
+                    value, failure = self._call(fn, unit, args, kwargs, task["retries"])
+                    del unit
+                    values.append(value)
+                    if failure:
+                        failures.append(failure | {"unit": number})
+                        if task["stop_at_error"]:
+                            break
+                layout, parts = self._encode(values, failures)
+        except KeyboardInterrupt:
+            return {"op": "interrupted"}, []
+        except BaseException as exc:  # noqa: BLE001 - the data, or the function, can't be decoded
+            failures = [_failure(exc, 1) | {"unit": number} for number in range(task["count"])]
+            values = [None] * len(failures)
+            layout, parts = self._encode(values, failures)
+        return {"op": "done", "layout": layout, "count": len(values), "failures": failures} | {
+            "seconds": time.monotonic() - began
+        }, parts
+
+    def _function(
+        self, digest: str, inline: list[codec.Buffer], file: mmap.mmap | None, layout: list[tuple[int, int]]
+    ) -> Any:
+        # another job may have brought another version of a module since: then decode again
+        known = (digest, shipped.generation())
+        if known in self._functions:
+            self._functions.move_to_end(known)
+            return self._functions[known]
+        buffers = codec.slices(memoryview(file), layout) if file is not None else [bytearray(b) for b in inline]
+        call = codec.decode(buffers)
+        self._functions[digest, shipped.generation()] = call
+        if len(self._functions) > _FUNCTIONS:
+            self._functions.popitem(last=False)
+        return call
+
+    @staticmethod
+    def _call(
+        fn: Any, unit: Any, args: tuple[Any, ...], kwargs: dict[str, Any], retries: int
+    ) -> tuple[Any, dict[str, Any] | None]:
+        for attempt in range(1, retries + 2):
+            try:
+                return fn(unit, *args, **kwargs), None
+            except KeyboardInterrupt:
+                raise
+            except BaseException as exc:  # noqa: BLE001 - SystemExit, too, is the function's failure
+                failure = _failure(exc, attempt)
+        return None, failure
+
+    @staticmethod
+    def _encode(
+        values: list[Any], failures: list[dict[str, Any]]
+    ) -> tuple[list[tuple[int, int]], list[codec.Buffer]]:
+        try:
+            buffers = codec.encode(values, what="the result")
+        except PickleError:
+            for number, value in enumerate(values):
+                try:
+                    codec.encode(value, what="the result")
+                except PickleError as exc:
+                    values[number] = None
+                    failures.append(_failure(exc, 1) | {"unit": number})
+            buffers = codec.encode(values, what="the result")
+        return codec.layout(buffers), codec.pieces(buffers)
+
+
+def _map(file: int) -> mmap.mmap:
+    """Map a blob's file: private, so that functions may write to their arrays."""
+    mapped = mmap.mmap(file, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    os.close(file)
+    return mapped
+
+
+def _failure(exc: BaseException, attempts: int) -> dict[str, Any]:
+    encoded = tracebacks.encode_exception(exc)
+    return {
+        "reason": "error",
+        "summary": _summary(exc),
+        "traceback": tracebacks.format_remote(exc),
+        "exception": base64.b64encode(encoded).decode() if encoded else "",
+        "attempts": attempts,
+    }
+
+
+def _summary(exc: BaseException) -> str:
+    try:
+        text = str(exc)
+    except Exception:  # noqa: BLE001 - users' exceptions raise anything
+        text = "<its message can't be shown>"
+    return ": ".join(filter(None, (type(exc).__qualname__, *text.strip().splitlines()[:1])))[:500]

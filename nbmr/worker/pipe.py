@@ -1,0 +1,66 @@
+"""How a supervisor and its child talk: a header in JSON, then raw bytes, over a socket pair."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from nbmr.codec import Buffer
+
+
+def send(
+    sock: socket.socket, header: dict[str, Any], parts: Sequence[Buffer] = (), files: Sequence[int] = ()
+) -> None:
+    """Send a header, the parts of its payload, and open files.
+
+    Raises
+    ------
+    OSError
+        If the other side is gone.
+    """
+    header = header | {"size": sum(memoryview(part).nbytes for part in parts), "files": len(files)}
+    text = json.dumps(header).encode()
+    sock.sendall(len(text).to_bytes(4, "big") + text)
+    if files:
+        socket.send_fds(sock, [b"f"], list(files))
+    for part in parts:
+        sock.sendall(part)
+
+
+def receive_header(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Wait for a header, and the open files that came with it.
+
+    Raises
+    ------
+    EOFError
+        If the other side is gone.
+    """
+    length = int.from_bytes(receive(sock, 4), "big")
+    header: dict[str, Any] = json.loads(receive(sock, length))
+    files: list[int] = []
+    if header["files"]:
+        files = socket.recv_fds(sock, 1, header["files"])[1]
+    return header, files
+
+
+def receive(sock: socket.socket, size: int) -> bytearray:
+    """Receive exactly `size` bytes, into memory that may be written to.
+
+    Raises
+    ------
+    EOFError
+        If the other side is gone before that.
+    """
+    body = bytearray(size)
+    view = memoryview(body)
+    while view:
+        try:
+            count = sock.recv_into(view)
+        except ConnectionResetError:
+            count = 0
+        if not count:
+            raise EOFError("the other side is gone")
+        view = view[count:]
+    return body

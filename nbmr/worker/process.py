@@ -1,0 +1,138 @@
+"""One child process as its supervisor sees it: start, talk, interrupt, kill."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing import connection
+from multiprocessing.context import ForkServerContext
+from typing import Any
+
+import psutil
+
+from nbmr.codec import Buffer
+from nbmr.worker import pipe
+
+#: Imported once by the fork server, so that a new child has them at once.
+PRELOADED = ("pandas", "numpy", "cloudpickle", "nbmr.codec", "nbmr.frames", "nbmr.worker.child")
+#: Lines and characters of a task's output that are kept.
+OUTPUT_LINES, OUTPUT_CHARACTERS = 20, 4000
+#: Seconds that a fresh child may take to say that it is ready; the first one waits for pandas.
+START_SECONDS = 60.0
+
+_start_lock = threading.Lock()
+
+
+def fork_server() -> ForkServerContext:
+    """Return the context whose fork server has pandas loaded already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
+
+
+class Child:
+    """A child process that runs one task at a time.
+
+    Raises
+    ------
+    EOFError
+        If it dies while it starts.
+    """
+
+    def __init__(self) -> None:
+        from nbmr.worker import child  # noqa: PLC0415 - its imports are the child's, not the supervisor's
+
+        self.sock, theirs = socket.socketpair()
+        self.output, writer = connection.Pipe(duplex=False)
+        self._lines: deque[str] = deque(maxlen=OUTPUT_LINES)
+        self._partial = b""
+        context = fork_server()
+        with _start_lock:
+            self._process = context.Process(target=child.main, args=(theirs, writer), daemon=True)
+            self._process.start()
+        theirs.close()
+        writer.close()
+        os.set_blocking(self.output.fileno(), False)
+        self.sock.settimeout(START_SECONDS)
+        pipe.receive_header(self.sock)
+        self.sock.settimeout(None)
+        self.pid: int = self._process.pid or 0
+
+    def send(self, header: dict[str, Any], parts: Sequence[Buffer], files: Sequence[int]) -> None:
+        """Hand over a task; what the last one printed is forgotten."""
+        self.read_output()
+        self._lines.clear()
+        pipe.send(self.sock, header, parts, files)
+
+    def read_output(self) -> bool:
+        """Take what the task printed so far; return whether the pipe is still open."""
+        while True:
+            try:
+                data = os.read(self.output.fileno(), 1 << 16)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            *lines, self._partial = (self._partial + data).split(b"\n")
+            self._partial = self._partial[-OUTPUT_CHARACTERS:]
+            for line in lines:
+                text = line.decode(errors="replace")
+                self._lines.append(text[:OUTPUT_CHARACTERS])
+                print(text, file=sys.stderr)  # the worker's own log
+
+    @property
+    def last_output(self) -> str:
+        """The last lines that the task printed."""
+        lines = [*self._lines, self._partial.decode(errors="replace")] if self._partial else list(self._lines)
+        return "\n".join(lines)[-OUTPUT_CHARACTERS:]
+
+    def adopt_output(self, other: Child) -> None:
+        """Keep the last lines of the child that this one replaces, for the story of its death."""
+        self._lines, self._partial = other._lines, other._partial
+
+    def memory(self) -> int:
+        """Bytes of memory that the child holds; 0 if it is gone."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the task, if one runs."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """End the child, and the processes that its task started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.kill()
+
+    def cause_of_death(self) -> str:
+        """Wait for the child's end and tell it: a signal's name or an exit code."""
+        self._process.join(5)
+        code = self._process.exitcode
+        if code is None:
+            return "it does not react"
+        if code < 0:
+            try:
+                return signal.Signals(-code).name
+            except ValueError:
+                return f"signal {-code}"
+        return f"exit code {code}"
+
+    def close(self) -> None:
+        """Kill the child if it still runs, and free what belongs to it."""
+        self.kill()
+        self._process.join(5)
+        self.read_output()
+        self.sock.close()
+        self.output.close()
+        self._process.close()

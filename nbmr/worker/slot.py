@@ -1,0 +1,333 @@
+"""One slot of a worker: takes a task, has it run in a child process, and answers for it.
+
+A delivery is acknowledged only after its answer is safe in the job's log, so whatever dies in between, the
+task is delivered again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import secrets
+import selectors
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from nbmr import message, topology, versions
+from nbmr.broker import Consumer, Delivery
+from nbmr.errors import BrokerError, ProtocolError
+from nbmr.message import Message
+from nbmr.worker import pipe
+from nbmr.worker.blobs import BlobGone
+from nbmr.worker.process import Child
+
+if TYPE_CHECKING:
+    from nbmr.worker.worker import Worker
+
+#: Seconds that an interrupted task has to end by itself, before its process is killed.
+GRACE_SECONDS = 0.5
+#: Seconds between two looks at a running child's memory.
+MEMORY_SECONDS = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class _ChildDied(Exception):  # noqa: N818 - an event, not an error
+    """The child died under its task; the argument says of what."""
+
+
+class _Stopped(Exception):  # noqa: N818 - an event, not an error
+    """The task was ended on purpose; the argument says why: ``"cancelled"`` or ``"timeout"``."""
+
+
+class Slot(threading.Thread):
+    """A thread that owns one child process and one subscription to the queue of tasks."""
+
+    def __init__(self, worker: Worker, number: int) -> None:
+        super().__init__(name=f"slot {number}", daemon=True)
+        self._worker = worker
+        self._child: Child | None = None
+        self._inbox: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._consumer: Consumer | None = None
+        self._job = ""
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self.ready = threading.Event()
+
+    # ---------------------------------------------------------------- for other threads
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task runs."""
+        return bool(self._job)
+
+    def cancel(self, job: str) -> None:
+        """End the running task if it belongs to that job."""
+        if self._job == job:
+            self._waker.send(b"c")
+
+    def drain(self) -> None:
+        """Take no more tasks, finish the running one, and end."""
+        if self._consumer:
+            self._consumer.cancel()
+        self._inbox.put(None)
+
+    def kill(self) -> None:
+        """End the child at once."""
+        if self._child:
+            self._child.kill()
+
+    # ---------------------------------------------------------------- in its own thread
+
+    def run(self) -> None:
+        """Take tasks until drained."""
+        try:
+            self._child = Child()
+            self._consumer = self._worker.broker.consume(
+                topology.task_queue(self._worker.queue), self._inbox.put, prefetch=topology.PREFETCH
+            )
+            self.ready.set()
+            while (delivery := self._inbox.get()) is not None:
+                self._take(delivery)
+        except (EOFError, OSError, BrokerError) as exc:
+            self._worker.fail(f"A task's process can't be started: {exc or type(exc).__name__}")
+        finally:
+            if self._consumer:
+                self._consumer.close()
+            if self._child:
+                self._child.close()
+
+    def _take(self, delivery: Delivery) -> None:
+        worker, consumer = self._worker, self._consumer
+        assert consumer is not None  # noqa: S101 - for the type checker
+        try:
+            task = message.unseal(worker.signer, delivery.body).expect("task", queue=worker.queue)
+        except ProtocolError as exc:
+            worker.reject(exc)
+            consumer.ack(delivery)
+            return
+        self._job = task.job
+        self._drain_wakes()
+        try:
+            with worker.at_work():
+                if not worker.wanted(task.job):
+                    consumer.ack(delivery)
+                    return
+                self._answer(task, delivery, consumer)
+        except BrokerError:
+            _log.exception("task %s of job %s is given back", task.task, task.job)
+            consumer.give_back(delivery)
+        finally:
+            self._job = ""
+
+    def _answer(self, task: Message, delivery: Delivery, consumer: Consumer) -> None:
+        worker = self._worker
+        attempt = delivery.returned + 1
+        who = worker.identity | {"pid": self._child.pid if self._child else 0, "run": secrets.token_hex(8)}
+        problem = versions.mismatch(task.fields["versions"], versions.local_versions())
+        if problem:
+            body = self._failed(task, who, "versions", problem, attempt)
+        else:
+            worker.log(task, "started", attempt=attempt, **who)
+            try:
+                body = self._run(task, who, attempt)
+            except _Stopped as stop:
+                if stop.args[0] == "cancelled":
+                    consumer.ack(delivery)
+                    return
+                limit = f"ran longer than its timeout of {task.fields['timeout']:g} s"
+                body = self._failed(task, who, "timeout", limit, attempt)
+            except _ChildDied as death:
+                cause = str(death)
+                if attempt < topology.ATTEMPTS:
+                    worker.log(task, "died", attempt=attempt, cause=cause, output=self._output, **who)
+                    consumer.give_back(delivery)
+                    return
+                summary = f"its worker process died {attempt} times, at last of {cause}"
+                body = self._failed(task, who, "lost", summary, attempt)
+            except BlobGone:
+                consumer.ack(delivery)
+                return
+        confirmed = worker.broker.append(topology.job_log(task.job), body)
+        confirmed.add_done_callback(lambda future: self._confirmed(future, task.job, delivery, consumer))
+
+    def _confirmed(self, future: Any, job: str, delivery: Delivery, consumer: Consumer) -> None:
+        if future.exception():
+            _log.warning("a result of job %s was not stored: %s", job, future.exception())
+            consumer.give_back(delivery)
+            return
+        if not future.result():
+            self._worker.forget(job)  # its log is gone: somebody cancelled it or gave it up
+        consumer.ack(delivery)
+
+    def _failed(
+        self, task: Message, who: dict[str, Any], reason: str, summary: str, attempt: int
+    ) -> bytes:
+        failures = [
+            {"reason": reason, "summary": summary, "attempts": attempt, "output": self._output, "unit": unit}
+            for unit in range(task.fields["count"])
+        ]
+        return message.seal_raw(
+            self._worker.signer,
+            "result",
+            job=task.job,
+            task=task.task,
+            start=task.fields["start"],
+            count=task.fields["count"],
+            failures=failures,
+            rows=task.fields["rows"],
+            **who,
+        )
+
+    @property
+    def _output(self) -> str:
+        return self._child.last_output if self._child else ""
+
+    def _run(self, task: Message, who: dict[str, Any], attempt: int) -> bytes | bytearray:
+        """Have a task run, again if it timed out and may be retried; return the sealed answer."""
+        retries = task.fields["retries"]
+        while True:
+            try:
+                return self._run_once(task, who, attempt)
+            except _Stopped as stop:
+                if stop.args[0] == "cancelled" or not retries:
+                    raise
+                retries -= 1
+
+    def _run_once(self, task: Message, who: dict[str, Any], attempt: int) -> bytes | bytearray:
+        if self._child is None:
+            self._child = Child()
+        who["pid"] = self._child.pid
+        fields = task.fields
+        references = [fields[name] for name in ("function_blob", "data_blob") if fields[name]]
+        files: list[int] = []
+        try:
+            for reference in references:
+                files.append(
+                    self._worker.blobs.open(
+                        task.job, reference, lambda: not self._worker.wanted(task.job, look=True)
+                    )
+                )
+            wanted = (
+                "layout", "inline", "function", "function_layout", "function_blob", "data_layout", "retries",
+                "count", "stop_at_error",
+            )  # fmt: skip
+            header = {name: fields.get(name) for name in wanted} | {"op": "run", "layout": fields["layout"]}
+            self._child.send(header, [task.payload], files)
+            reply = self._wait(task)
+            return self._receive(task, reply, who, attempt)
+        except (EOFError, OSError) as exc:
+            raise self._bury() from exc
+        finally:
+            for file in files:
+                os.close(file)
+
+    def _wait(self, task: Message) -> dict[str, Any]:
+        """Wait for the child's answer, with an eye on everything that may end the task before."""
+        child = self._child
+        assert child is not None  # noqa: S101 - for the type checker
+        timeout, limit = task.fields["timeout"], self._worker.memory_limit
+        deadline = time.monotonic() + timeout if timeout else None
+        with selectors.DefaultSelector() as selector:
+            for file in (child.sock, child.output, self._wake):
+                selector.register(file, selectors.EVENT_READ)
+            while True:
+                patience = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if limit:
+                    patience = min(MEMORY_SECONDS, MEMORY_SECONDS if patience is None else patience)
+                ready = {key.fileobj for key, _ in selector.select(patience)}
+                if child.output in ready and not child.read_output():
+                    selector.unregister(child.output)
+                if child.sock in ready:
+                    reply, _ = pipe.receive_header(child.sock)
+                    return reply
+                if self._wake in ready:
+                    self._drain_wakes()
+                    if not self._worker.wanted(task.job):
+                        self._stop_task("cancelled")
+                if deadline is not None and time.monotonic() >= deadline:
+                    self._stop_task("timeout")
+                if limit and child.memory() > limit:
+                    child.kill()
+                    raise self._bury(f"its memory limit of {limit / 1e6:.0f} MB")
+
+    def _stop_task(self, why: str) -> None:
+        """Interrupt the task; if it doesn't end by itself, kill its process."""
+        child = self._child
+        assert child is not None  # noqa: S101 - for the type checker
+        child.interrupt()
+        child.sock.settimeout(GRACE_SECONDS)
+        try:
+            reply, _ = pipe.receive_header(child.sock)
+            child.sock.settimeout(None)
+            pipe.receive(child.sock, reply["size"])  # it was done just before; too late
+            child.read_output()
+        except (OSError, EOFError):
+            self._bury()
+        raise _Stopped(why)
+
+    def _bury(self, cause: str = "") -> _ChildDied:
+        """Replace the child at once; return the event that tells of what it died."""
+        child, self._child = self._child, None
+        if child is None:
+            return _ChildDied(cause or "it could not be started")
+        if not cause:
+            with contextlib.suppress(BlockingIOError):
+                child.read_output()
+            cause = child.cause_of_death()
+        child.close()
+        self._child = Child()
+        self._child.adopt_output(child)
+        return _ChildDied(cause)
+
+    def _receive(
+        self, task: Message, reply: dict[str, Any], who: dict[str, Any], attempt: int
+    ) -> bytes | bytearray:
+        """Take the child's encoded result and seal it; a large one goes ahead in chunks."""
+        child, worker = self._child, self._worker
+        assert child is not None  # noqa: S101 - for the type checker
+        fields: dict[str, Any] = who | {
+            "start": task.fields["start"],
+            "count": reply.get("count", 0),
+            "of": task.fields["count"],
+            "layout": reply.get("layout", []),
+            "failures": reply.get("failures", []),
+            "seconds": reply.get("seconds", 0.0),
+        }
+        if reply["op"] == "interrupted":  # by somebody else's signal
+            raise self._bury_alive()
+        size = reply["size"]
+        if size <= topology.MESSAGE_BYTES:
+            body = pipe.receive(child.sock, size)
+        else:
+            log = topology.job_log(task.job)
+            for offset in range(0, size, topology.CHUNK_BYTES):
+                chunk = pipe.receive(child.sock, min(topology.CHUNK_BYTES, size - offset))
+                sealed = message.seal_in_place(
+                    worker.signer, "chunk", chunk, job=task.job, task=task.task, run=who["run"],
+                    offset=offset, total=size,
+                )  # fmt: skip
+                worker.broker.append(log, sealed)
+            body = bytearray()
+            fields["chunked"] = size
+        child.read_output()
+        if fields["failures"]:
+            fields["rows"] = task.fields["rows"]
+            for failure in fields["failures"]:
+                failure["output"] = child.last_output
+                failure["attempts"] = max(attempt, failure["attempts"])
+        return message.seal_in_place(worker.signer, "result", body, job=task.job, task=task.task, **fields)
+
+    def _bury_alive(self) -> _ChildDied:
+        if self._child:
+            self._child.kill()
+        return self._bury("a SIGINT from outside")
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._wake.recv(64):
+                pass

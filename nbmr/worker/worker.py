@@ -1,0 +1,255 @@
+"""The supervisor: owns the connection, its slots, and what it knows of jobs that are over."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import signal
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nbmr import message, topology
+from nbmr.broker import Broker, Delivery, connect
+from nbmr.errors import ConfigError, ProtocolError, WorkerError
+from nbmr.keycheck import check_key
+from nbmr.message import Message
+from nbmr.node import Presence
+from nbmr.signing import Signer
+from nbmr.worker.blobs import Blobs
+from nbmr.worker.slot import Slot
+
+#: Jobs that a worker remembers as over, or as alive.
+_REMEMBERED = 10_000
+#: Seconds for which a job that was found alive is not looked for again.
+_TRUSTED = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a worker is started with."""
+
+    url: str
+    key: str
+    queue: str = "default"
+    slots: int = 1
+    #: Bytes that a task's process may hold; None for no limit.
+    memory_limit: int | None = None
+    #: Seconds without a task after which the worker ends; None to stay.
+    max_idle: float | None = None
+    #: Data folder of the private node, if the broker is one.
+    node: str = ""
+
+    def __post_init__(self) -> None:
+        topology.check_queue(self.queue)
+        if self.slots < 1:
+            raise ConfigError(f"slots={self.slots} has to be at least 1.")
+
+    def __repr__(self) -> str:
+        return f"Options(queue={self.queue!r}, slots={self.slots})"
+
+
+class Worker:
+    """Connects, takes tasks from one queue, and answers into their jobs' logs.
+
+    Parameters
+    ----------
+    options
+        Where to connect and what to take.
+    on_ready
+        Called once, when every slot can take tasks.
+
+    Raises
+    ------
+    BrokerError
+        If the broker can't be reached, or its key is another one.
+    """
+
+    def __init__(self, options: Options, on_ready: Callable[[], None] = lambda: None) -> None:
+        self.queue, self.memory_limit = options.queue, options.memory_limit
+        self.signer = Signer(options.key)
+        self.identity = {"host": platform.node(), "worker": f"{platform.node()}:{os.getpid()}"}
+        self.rejected = 0
+        self._options, self._on_ready = options, on_ready
+        self._over: OrderedDict[str, None] = OrderedDict()
+        self._alive: OrderedDict[str, float] = OrderedDict()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._killed = False
+        self._failure = ""
+        self._at_work = 0
+        self._last_work = time.monotonic()
+        self._presence = Presence(Path(options.node), "jobs") if options.node else None
+        self.broker: Broker = connect(options.url)
+        self.blobs = Blobs(self.broker, self.signer, self.reject)
+        if not options.node:
+            check_key(self.broker, self.signer)
+        self._slots = [Slot(self, number) for number in range(options.slots)]
+
+    def run(self) -> None:
+        """Work until `stop` is called, or for long enough without a task.
+
+        Raises
+        ------
+        WorkerError
+            If its child processes can't be started.
+        """
+        tasks, dead = topology.task_queue(self.queue), topology.dead_queue(self.queue)
+        control = topology.control_stream()
+        self.broker.declare(tasks, dead, control)
+        self._read_control(control)
+        self._dead = self.broker.consume(dead, self._on_dead, prefetch=1)
+        try:
+            for slot in self._slots:
+                slot.start()
+            for slot in self._slots:
+                while not slot.ready.wait(0.2) and not self._stop.is_set():
+                    pass
+            if not self._stop.is_set():
+                self._on_ready()
+            while not self._stop.wait(1.0):
+                idle = time.monotonic() - self._last_work
+                if self._options.max_idle is not None and not self._at_work and idle > self._options.max_idle:
+                    _log.warning("no task for %.0f s: this worker ends", idle)
+                    break
+        finally:
+            self._drain()
+        if self._failure:
+            raise WorkerError(self._failure)
+
+    def stop(self, *, now: bool = False) -> None:
+        """Finish running tasks, then end; or end at once. Safe in a signal handler."""
+        self._killed = self._killed or now
+        self._stop.set()
+
+    def handle_signals(self) -> None:
+        """Drain on SIGTERM and Ctrl-C; end at once on the second one."""
+
+        def on_signal(_number: int, _frame: object) -> None:
+            self.stop(now=self._stop.is_set())
+
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
+
+    def fail(self, why: str) -> None:
+        """End, since something is wrong that retrying won't mend."""
+        self._failure = why
+        self._stop.set()
+
+    def _drain(self) -> None:
+        for slot in self._slots:
+            slot.drain()
+        for slot in self._slots:
+            while slot.is_alive():
+                if self._killed:
+                    slot.kill()
+                    break
+                slot.join(0.1)
+        self._dead.close()
+        self.broker.release()
+        if self._presence:
+            self._presence.release()
+
+    # ---------------------------------------------------------------- jobs that are over
+
+    def _read_control(self, control: topology.Queue) -> None:
+        """Follow cancellations, those included that were made before this worker came."""
+        self.broker.consume(control, self._on_control, offset="first")
+
+    def _on_control(self, delivery: Delivery) -> None:
+        try:
+            order = message.unseal(self.signer, delivery.body).expect("cancel")
+        except ProtocolError as exc:
+            self.reject(exc)
+        else:
+            self.forget(order.job)
+        with contextlib.suppress(AttributeError):
+            delivery.channel.basic_ack(delivery.tag)
+
+    def forget(self, job: str) -> None:
+        """Drop a job's tasks from now on, and end those that run."""
+        with self._lock:
+            self._over[job] = None
+            if len(self._over) > _REMEMBERED:
+                self._over.popitem(last=False)
+        for slot in self._slots:
+            slot.cancel(job)
+
+    def wanted(self, job: str, *, look: bool = False) -> bool:
+        """Whether a job still wants results: it wasn't cancelled, and its log is there."""
+        with self._lock:
+            if job in self._over:
+                return False
+            known = self._alive.get(job, 0.0)
+            if known and (not look or time.monotonic() - known < _TRUSTED):
+                return True
+        if not self.broker.exists(topology.job_log(job)):
+            self.forget(job)
+            return False
+        with self._lock:
+            self._alive[job] = time.monotonic()
+            if len(self._alive) > _REMEMBERED:
+                self._alive.popitem(last=False)
+        return True
+
+    def log(self, task: Message, kind: str, **fields: Any) -> None:
+        """Note something about a task in its job's log; not worth waiting for."""
+        body = message.seal_raw(self.signer, kind, job=task.job, task=task.task, **fields)
+        self.broker.append(topology.job_log(task.job), body, urgent=True)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Note that a task runs, so that neither this worker nor the private node ends meanwhile."""
+        with self._lock:
+            self._at_work += 1
+            if self._presence and self._at_work == 1:
+                self._presence.hold()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                self._last_work = time.monotonic()
+                if self._presence and not self._at_work:
+                    self._presence.release()
+
+    # ---------------------------------------------------------------- messages that went astray
+
+    def reject(self, error: ProtocolError) -> None:
+        """Count a message that is not genuine; nothing in it was looked at."""
+        self.rejected += 1
+        if self.rejected <= 10 or self.rejected % 1000 == 0:
+            _log.warning("rejected %s (%d so far)", error, self.rejected)
+
+    def _on_dead(self, delivery: Delivery) -> None:
+        """Note in its job's log that a task was given back too often."""
+        try:
+            task = message.unseal(self.signer, delivery.body).expect("task", queue=self.queue)
+        except ProtocolError as exc:
+            self.reject(exc)
+            self._dead.ack(delivery)
+            return
+        failures = [
+            {
+                "reason": "lost",
+                "summary": f"its worker died {topology.ATTEMPTS} times",
+                "attempts": topology.ATTEMPTS,
+                "unit": unit,
+            }
+            for unit in range(task.fields["count"])
+        ]
+        body = message.seal_raw(
+            self.signer, "result", job=task.job, task=task.task, start=task.fields["start"],
+            count=task.fields["count"], of=task.fields["count"], failures=failures, run="", pid=0, rows=task.fields["rows"],
+            **self.identity,
+        )  # fmt: skip
+        stored = self.broker.append(topology.job_log(task.job), body, urgent=True)
+        stored.add_done_callback(lambda _: self._dead.ack(delivery))
