@@ -6,7 +6,7 @@ Layout of a body::
 
 The signature covers everything before it. The header carries the routing (kind, job, task), so a genuine
 message that is moved elsewhere is found out by `Message.expect`. The header stands behind the payload so
-that a payload which already lies in memory can be extended in place.
+that the payload's buffers keep their alignment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nbmr.errors import ProtocolError
 from nbmr.signing import SIGNATURE_BYTES, Signer
 
 MAGIC = b"nbmr1"
-_TAIL = 4 + len(MAGIC) + SIGNATURE_BYTES
+_FEWEST_BYTES = 4 + len(MAGIC) + SIGNATURE_BYTES
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,6 @@ def seal_raw(
     return b"".join((*parts, tail, signer.sign((*parts, tail))))
 
 
-def seal_in_place(
-    signer: Signer, kind: str, body: bytearray, *, job: str, task: int, **fields: Any
-) -> bytearray:
-    """Like `seal_raw`, for a payload that may become the message itself: nothing is copied."""
-    body += _tail(kind, job, task, fields)
-    body += signer.sign([body])
-    return body
-
-
 def _tail(kind: str, job: str, task: int, fields: dict[str, Any]) -> bytes:
     header = json.dumps(fields | {"kind": kind, "job": job, "task": task}, separators=(",", ":")).encode()
     return header + len(header).to_bytes(4, "big") + MAGIC
@@ -115,7 +106,7 @@ def unseal(signer: Signer, body: bytes | bytearray | memoryview) -> Message:
         If it is not signed with our key, damaged, or of another version of the protocol.
     """
     view = memoryview(body)
-    if len(view) < _TAIL:
+    if len(view) < _FEWEST_BYTES:
         raise ProtocolError("a message too short to be signed")
     if not signer.verify([view[:-SIGNATURE_BYTES]], view[-SIGNATURE_BYTES:]):
         raise ProtocolError("a message that is not signed with this key")

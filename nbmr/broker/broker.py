@@ -75,11 +75,11 @@ class Broker:
                 return f"{link.state}: {link.trouble}" if link.trouble else link.state
         return ""
 
-    def publish(self, exchange: str, key: str, body: bytes | bytearray) -> Future[bool]:
+    def publish(self, exchange: str, key: str, body: bytes) -> Future[bool]:
         """Send a persistent message; see `Link.publish`."""
         return self._publishing.publish(exchange, key, body)
 
-    def append(self, queue: Queue, body: bytes | bytearray, *, urgent: bool = False) -> Future[bool]:
+    def append(self, queue: Queue, body: bytes, *, urgent: bool = False) -> Future[bool]:
         """Send a persistent message straight to a queue or stream; the answer is False if it is gone.
 
         An urgent one doesn't wait for its turn: small messages that must not block the caller.

@@ -55,7 +55,7 @@ class NotFound(BrokerError):
 class _Outgoing:
     exchange: str
     key: str
-    body: bytes | bytearray
+    body: bytes
     routed: bool = True
     confirmed: Future[bool] = field(default_factory=Future)
 
@@ -121,7 +121,7 @@ class Link:
         return "" if self._state == "open" else "; ".join(str(f) for f in self._failures)
 
     def publish(
-        self, exchange: str, key: str, body: bytes | bytearray, *, urgent: bool = False
+        self, exchange: str, key: str, body: bytes, *, urgent: bool = False
     ) -> Future[bool]:
         """Send a persistent message; wait while too many bytes are unconfirmed, unless it is urgent.
 

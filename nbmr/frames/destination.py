@@ -164,15 +164,27 @@ def concat_columns(pieces: list[Any]) -> Any:
     object only because the dtypes of the pieces differ is inferred again, over all rows.
     """
     dtypes = [piece.dtype for piece in pieces]
-    if not all(same_dtype(dtypes[0], dtype) for dtype in dtypes) and all(
-        isinstance(dtype, pd.CategoricalDtype) and not dtype.ordered for dtype in dtypes
-    ):
-        union: Any = pd.CategoricalDtype(union_of([dtype.categories for dtype in dtypes]))
-        pieces = [piece.astype(union) for piece in pieces]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about rules of pandas that change: the user wrote no concat
-        joined = pd.concat(pieces, ignore_index=True)
+        try:
+            joined = pd.concat(_recoded(pieces), ignore_index=True)
+        except (TypeError, ValueError):  # the job is done: objects are better than no answer
+            joined = pd.concat([piece.astype(object) for piece in pieces], ignore_index=True)
     return joined.infer_objects() if drifted(joined.dtype, dtypes) else joined
+
+
+def _recoded(pieces: list[Any]) -> list[Any]:
+    """Prepare pieces whose dtypes differ, where pandas would concatenate them to something else."""
+    dtypes: list[Any] = [piece.dtype for piece in pieces]
+    if all(same_dtype(dtypes[0], dtype) for dtype in dtypes):
+        return pieces
+    if all(isinstance(dtype, pd.CategoricalDtype) and not dtype.ordered for dtype in dtypes):
+        union: Any = pd.CategoricalDtype(union_of([dtype.categories for dtype in dtypes]))
+        return [piece.astype(union) for piece in pieces]
+    if all(isinstance(dtype, np.dtype) for dtype in dtypes):
+        # pandas 2.2 makes 1 of True beside integers.
+        return [piece.astype(object) if piece.dtype.kind == "b" else piece for piece in pieces]
+    return pieces
 
 
 def drifted(joined: Any, dtypes: list[Any]) -> bool:

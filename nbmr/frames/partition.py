@@ -26,12 +26,10 @@ LABEL_LENGTH = 80
 # The size of rows is estimated from a sample: so many stretches of the frame, so many rows in each.
 _STRETCHES = 16
 _ROWS_A_STRETCH = 32
-# At most so many cells of object columns are looked at in each stretch, or so many bytes of them.
+# At most so many cells of object columns are looked at in each stretch; of huge ones these few.
 _CELLS_A_STRETCH = 4096
-_BYTES_A_STRETCH = 1 << 20
-# Stretches of unusually large rows make more partitions, but not more than this many times more:
-# one huge cell can't be split.
-_SKEW = 4
+_HUGE_CELLS = 16
+_HUGE_BYTES = 1 << 20
 
 
 def row_bounds(
@@ -139,7 +137,7 @@ def row_labels(partition: object) -> tuple[str, ...]:
 def row_bytes(data: pd.DataFrame | pd.Series[Any]) -> float:
     """Estimate how many bytes a row takes when encoded, from a sample of some hundred rows.
 
-    Where the rows of one stretch of the frame are larger than elsewhere, that stretch counts.
+    The stretch of the frame that has the largest rows counts, since ranges have equally many rows.
     What every partition carries whole (the categories of a categorical) doesn't count.
     """
     import numpy as np  # noqa: PLC0415 -- `import nbmr` must not load pandas
@@ -164,7 +162,7 @@ def row_bytes(data: pd.DataFrame | pd.Series[Any]) -> float:
         / each
         for number in range(stretches)
     ]
-    return float(fixed + min(max(sizes), _SKEW * sum(sizes) / stretches))
+    return float(fixed + max(sizes))
 
 
 def _column_bytes(column: pd.Series[Any], cells: int) -> float:
@@ -181,8 +179,8 @@ def _column_bytes(column: pd.Series[Any], cells: int) -> float:
     seen = size = 0
     for cell in column.iloc[:cells]:
         seen += 1
-        size += _cell_bytes(cell)
-        if size > _BYTES_A_STRETCH:
+        size += min(_cell_bytes(cell), PARTITION_BYTES)  # one huge cell can't be split
+        if size > _HUGE_BYTES and seen >= _HUGE_CELLS:
             break
     return size * len(column) / max(seen, 1)
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TextIO
 
 from nbmr import codec, shipped, tracebacks
 from nbmr.errors import PickleError
@@ -57,8 +57,7 @@ def main(sock: socket.socket, output: Connection) -> None:
     for number in (1, 2):
         os.dup2(output.fileno(), number)
     output.close()
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    sys.stdout, sys.stderr = _stream(1), _stream(2)
     shipped.prefer_shipped()
     runner = Runner(interrupt)
     pipe.send(sock, {"op": "ready"})
@@ -74,6 +73,10 @@ def main(sock: socket.socket, output: Connection) -> None:
             del parts
     except (EOFError, BrokenPipeError):
         os._exit(0)
+
+
+def _stream(number: int) -> TextIO:
+    return open(number, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: PTH123, SIM115
 
 
 def _die_with_parent() -> None:

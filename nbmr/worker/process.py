@@ -60,10 +60,14 @@ class Child:
         theirs.close()
         writer.close()
         os.set_blocking(self.output.fileno(), False)
-        self.sock.settimeout(START_SECONDS)
-        pipe.receive_header(self.sock)
-        self.sock.settimeout(None)
         self.pid: int = self._process.pid or 0
+        self.sock.settimeout(START_SECONDS)
+        try:
+            pipe.receive_header(self.sock)
+        except (EOFError, OSError) as exc:
+            self.close()
+            raise EOFError(self.last_output or str(exc)) from exc
+        self.sock.settimeout(None)
 
     def send(self, header: dict[str, Any], parts: Sequence[Buffer], files: Sequence[int]) -> None:
         """Hand over a task; what the last one printed is forgotten."""

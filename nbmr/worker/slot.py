@@ -187,7 +187,7 @@ class Slot(threading.Thread):
     def _output(self) -> str:
         return self._child.last_output if self._child else ""
 
-    def _run(self, task: Message, who: dict[str, Any], attempt: int) -> bytes | bytearray:
+    def _run(self, task: Message, who: dict[str, Any], attempt: int) -> bytes:
         """Have a task run, again if it timed out and may be retried; return the sealed answer."""
         retries = task.fields["retries"]
         while True:
@@ -198,7 +198,7 @@ class Slot(threading.Thread):
                     raise
                 retries -= 1
 
-    def _run_once(self, task: Message, who: dict[str, Any], attempt: int) -> bytes | bytearray:
+    def _run_once(self, task: Message, who: dict[str, Any], attempt: int) -> bytes:
         if self._child is None:
             self._child = Child()
         who["pid"] = self._child.pid
@@ -286,7 +286,7 @@ class Slot(threading.Thread):
 
     def _receive(
         self, task: Message, reply: dict[str, Any], who: dict[str, Any], attempt: int
-    ) -> bytes | bytearray:
+    ) -> bytes:
         """Take the child's encoded result and seal it; a large one goes ahead in chunks."""
         child, worker = self._child, self._worker
         assert child is not None  # noqa: S101 - for the type checker
@@ -307,8 +307,8 @@ class Slot(threading.Thread):
             log = topology.job_log(task.job)
             for offset in range(0, size, topology.CHUNK_BYTES):
                 chunk = pipe.receive(child.sock, min(topology.CHUNK_BYTES, size - offset))
-                sealed = message.seal_in_place(
-                    worker.signer, "chunk", chunk, job=task.job, task=task.task, run=who["run"],
+                sealed = message.seal_raw(
+                    worker.signer, "chunk", [chunk], job=task.job, task=task.task, run=who["run"],
                     offset=offset, total=size,
                 )  # fmt: skip
                 worker.broker.append(log, sealed)
@@ -320,7 +320,7 @@ class Slot(threading.Thread):
             for failure in fields["failures"]:
                 failure["output"] = child.last_output
                 failure["attempts"] = max(attempt, failure["attempts"])
-        return message.seal_in_place(worker.signer, "result", body, job=task.job, task=task.task, **fields)
+        return message.seal_raw(worker.signer, "result", [body], job=task.job, task=task.task, **fields)
 
     def _bury_alive(self) -> _ChildDied:
         if self._child:

@@ -116,6 +116,9 @@ class Worker:
             if not self._stop.is_set():
                 self._on_ready()
             while not self._stop.wait(1.0):
+                if self.broker.closed:
+                    self._failure = "the connection to RabbitMQ was closed"
+                    break
                 idle = time.monotonic() - self._last_work
                 if self._options.max_idle is not None and not self._at_work and idle > self._options.max_idle:
                     _log.warning("no task for %.0f s: this worker ends", idle)
