@@ -1,0 +1,105 @@
+"""Map-reduce for notebooks: pandas partitions and functions to workers, through RabbitMQ.
+
+>>> import nbmr
+>>> out = nbmr.map(df, fn)  # doctest: +SKIP
+
+The names below load when first used, so that ``import nbmr`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbmr.api import connect, map, shutdown, submit, workers
+    from nbmr.client import Client
+    from nbmr.cluster import Workers
+    from nbmr.errors import (
+        AccessRefused,
+        BrokerError,
+        BrokerUnreachable,
+        ConfigError,
+        Failure,
+        JobCancelled,
+        JobTimeout,
+        NbmrError,
+        NodeError,
+        PickleError,
+        RabbitMQNotFound,
+        TaskError,
+        TaskLost,
+        TaskTimeout,
+        VersionMismatch,
+        WorkerError,
+        WrongKey,
+    )
+    from nbmr.job import Job
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "nbmr.api": ("connect", "map", "shutdown", "submit", "workers"),
+    "nbmr.client": ("Client",),
+    "nbmr.cluster": ("Workers",),
+    "nbmr.job": ("Job",),
+    "nbmr.errors": (
+        "AccessRefused",
+        "BrokerError",
+        "BrokerUnreachable",
+        "ConfigError",
+        "Failure",
+        "JobCancelled",
+        "JobTimeout",
+        "NbmrError",
+        "NodeError",
+        "PickleError",
+        "RabbitMQNotFound",
+        "TaskError",
+        "TaskLost",
+        "TaskTimeout",
+        "VersionMismatch",
+        "WorkerError",
+        "WrongKey",
+    ),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 - written out for readers and type checkers
+    "AccessRefused",
+    "BrokerError",
+    "BrokerUnreachable",
+    "Client",
+    "ConfigError",
+    "Failure",
+    "Job",
+    "JobCancelled",
+    "JobTimeout",
+    "NbmrError",
+    "NodeError",
+    "PickleError",
+    "RabbitMQNotFound",
+    "TaskError",
+    "TaskLost",
+    "TaskTimeout",
+    "VersionMismatch",
+    "WorkerError",
+    "Workers",
+    "WrongKey",
+    "connect",
+    "map",
+    "shutdown",
+    "submit",
+    "workers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'nbmr' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

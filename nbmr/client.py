@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
-import time
 from collections.abc import Callable
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from nbmr import config, frames, topology
-from nbmr.broker import NotFound, connect
-from nbmr.errors import ConfigError, NodeError
+from nbmr.cluster import Workers, overview
 from nbmr.job import Job
-from nbmr.joblog import JobLog
-from nbmr.keycheck import check_key
-from nbmr.node import Presence
-from nbmr.sender import Sender
-from nbmr.signing import Signer
-from nbmr.tasks import Call, Source
-
-#: Seconds for which a count of the listening workers is good.
-_COUNT_SECONDS = 1.0
-#: Slots to cut for where no worker is seen yet.
-_GUESSED_SLOTS = os.cpu_count() or 1
+from nbmr.progress import follow
+from nbmr.session import Session
 
 
-class Client:
+class Client(Session):
     """A connection to one broker, with the same verbs as the module.
 
     Parameters
@@ -57,167 +40,31 @@ class Client:
     ...     client.map(df, fn)
     """
 
-    def __init__(
-        self,
-        url: str | None = None,
-        key: str | None = None,
-        *,
-        key_file: str | os.PathLike[str] | None = None,
-        on_progress: Callable[[str], None] | None = None,
-    ) -> None:
-        self.settings = config.resolve(url, key, key_file, on_progress)
-        self._signer = Signer(self.settings.key)
-        self._presence = Presence(self.settings.node, "clients").hold() if self.settings.node else None
-        self._slots: dict[str, tuple[float, int]] = {}
-        self._closed = False
-        #: Called with a queue's name when the private node has no worker for it; see `nbmr.cluster`.
-        self.start_workers: Callable[[Client, str], None] | None = None
-        #: Asked while somebody waits: raises if local workers can't start; otherwise a hint, or an empty text.
-        self.starting: Callable[[str], str] = lambda _queue: ""
+    def map(
+        self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any
+    ) -> Any:
+        """Apply a function on workers, wait, and gather; see `nbmr.map`."""
+        job, send = self.start(data, fn, args, options)
         try:
-            self._broker = connect(self.settings.url)
-            if not self.settings.node:
-                check_key(self._broker, self._signer)
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def usable(self) -> bool:
-        """Whether it is open, and its private node still the one it was made for."""
-        if self._closed or self._broker.closed:
-            return False
-        return not self.settings.node or Path(self.settings.node).exists()
+            with follow(job, progress):
+                job.send(send)
+                return job.result()
+        finally:
+            job.forget()  # what is still running is ended, and nothing stays on the broker
 
     def submit(
-        self,
-        data: Any,
-        fn: Callable[..., Any],
-        *args: Any,
-        partitions: int | None = None,
-        queue: str = "default",
-        retries: int = 0,
-        timeout: float | None = None,
-        on_error: str = "raise",
-        gather: str = "auto",
-        name: str | None = None,
-        **kwargs: Any,
+        self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any
     ) -> Job:
         """Start a job and return at once; see `nbmr.submit`."""
-        job, run = self._prepare(
-            data, fn, args, kwargs, partitions=partitions, queue=queue, retries=retries, timeout=timeout,
-            on_error=on_error, gather=gather, name=name,
-        )  # fmt: skip
-        job.send_in_background(run)
+        del progress  # a job shows itself where it is displayed
+        job, send = self.start(data, fn, args, options)
+        job.send_in_background(send)
         return job
 
-    def start(
-        self, data: Any, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any
-    ) -> tuple[Job, Callable[[], None]]:
-        """Make a job; the caller sends its tasks by calling what is returned beside it."""
-        return self._prepare(data, fn, args, kwargs, **options)
-
-    def _prepare(
-        self,
-        data: Any,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        partitions: int | None,
-        queue: str,
-        retries: int,
-        timeout: float | None,
-        on_error: str,
-        gather: str,
-        name: str | None,
-    ) -> tuple[Job, Callable[[], None]]:
-        options = _checked(queue, retries, timeout, on_error, gather, name, fn)
-        self._broker.declare(
-            topology.task_queue(queue), topology.dead_queue(queue), topology.control_stream()
-        )
-        slots = self.slots(queue) or _GUESSED_SLOTS
-        source = Source(data, partitions, slots)
-        call = Call.encode(fn, args, kwargs)
-        log = JobLog(secrets.token_hex(6), self._signer)
-        log.about, log.total = options | {"of_frame": source.of_frame}, source.units
-        job = Job(log, self._broker, self._signer, self._look)
-        sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.blobs)
-        self._broker.declare(topology.job_log(log.job))
-        sender.open()
-        job.follow()
-        if not self.slots(queue) and self.settings.node and self.start_workers:
-            self.start_workers(self, queue)
-        return job, lambda: job.send(sender.run)
-
-    def slots(self, queue: str) -> int:
-        """Return how many slots of workers listen to a queue; asked of the broker at most once a second."""
-        known = self._slots.get(queue)
-        if known and time.monotonic() - known[0] < _COUNT_SECONDS:
-            return known[1]
-        try:
-            count = self._broker.count(topology.task_queue(queue))[1]
-        except NotFound:
-            count = 0
-        self._slots[queue] = (time.monotonic(), count)
-        return count
-
-    def _look(self, job: Job) -> str:
-        """What keeps a job from going on; raises if it never will."""
-        if trouble := self._broker.trouble:
-            if not self.usable:
-                raise NodeError("The private RabbitMQ node was stopped; run the call again to start a new one.")
-            return f"RabbitMQ: {trouble}"
-        queue = job.queue
-        if self.slots(queue):
-            return ""
-        if hint := self.starting(queue):
-            return hint
-        where = "" if queue == "default" else f", queue={queue!r}"
-        option = "" if queue == "default" else f" --queue {queue}"
-        return (
-            f"No worker listens to queue {queue!r}. Start some: nbmr.workers(2{where}) in a cell,"
-            f" or `nbmr worker{option}` on any machine that reaches the broker."
-        )
-
-    def close(self) -> None:
-        """Give up the connection; jobs go on without it."""
-        if self._closed:
-            return
-        self._closed = True
-        if hasattr(self, "_broker"):
-            self._broker.release()
-        if self._presence:
-            self._presence.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        where = "private node" if self.settings.node else "named broker"
-        return f"<Client of a {where}{', closed' if self._closed else ''}>"
-
-
-def _checked(
-    queue: str, retries: int, timeout: float | None, on_error: str, gather: str, name: str | None, fn: Any
-) -> dict[str, Any]:
-    topology.check_queue(queue)
-    frames.check_how(gather)
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise ConfigError(f"retries={retries!r} has to be a whole number, 0 or more.")
-    if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
-        raise ConfigError(f"timeout={timeout!r} has to be seconds, more than 0, or None.")
-    if on_error not in ("raise", "keep"):
-        raise ConfigError(f"on_error={on_error!r} has to be 'raise' or 'keep'.")
-    label = name if name is not None else getattr(fn, "__qualname__", type(fn).__name__)
-    with contextlib.suppress(AttributeError):
-        label = label.rpartition("<locals>.")[2]
-    return {
-        "queue": queue, "retries": retries, "timeout": timeout, "on_error": on_error, "gather": gather,
-        "name": str(label),
-    }  # fmt: skip
+    def workers(
+        self, n: int | None = None, queue: str = "default", memory_limit: int | str | None = None
+    ) -> Workers | Any:
+        """Start workers on this machine; see `nbmr.workers`."""
+        if n is None:
+            return overview(self.settings)
+        return Workers(self.settings, n, queue, memory_limit)

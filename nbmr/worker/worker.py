@@ -20,7 +20,7 @@ from nbmr.broker import Broker, Delivery, connect
 from nbmr.errors import ConfigError, ProtocolError, WorkerError
 from nbmr.keycheck import check_key
 from nbmr.message import Message
-from nbmr.node import Presence
+from nbmr.node import Presence, living
 from nbmr.signing import Signer
 from nbmr.worker.blobs import Blobs
 from nbmr.worker.slot import Slot
@@ -45,6 +45,8 @@ class Options:
     memory_limit: int | None = None
     #: Seconds without a task after which the worker ends; None to stay.
     max_idle: float | None = None
+    #: Process id and start time of the kernel that wants this worker: while it lives, `max_idle` doesn't count.
+    client: tuple[int, float] | None = None
     #: Data folder of the private node, if the broker is one.
     node: str = ""
 
@@ -119,14 +121,19 @@ class Worker:
                 if self.broker.closed:
                     self._failure = "the connection to RabbitMQ was closed"
                     break
-                idle = time.monotonic() - self._last_work
-                if self._options.max_idle is not None and not self._at_work and idle > self._options.max_idle:
-                    _log.warning("no task for %.0f s: this worker ends", idle)
+                if self._idle_for_long():
+                    _log.warning("no task for %g s: this worker ends", self._options.max_idle)
                     break
         finally:
             self._drain()
         if self._failure:
             raise WorkerError(self._failure)
+
+    def _idle_for_long(self) -> bool:
+        longest, client = self._options.max_idle, self._options.client
+        if longest is None or self._at_work or time.monotonic() - self._last_work <= longest:
+            return False
+        return client is None or living(*client) is None
 
     def stop(self, *, now: bool = False) -> None:
         """Finish running tasks, then end; or end at once. Safe in a signal handler."""

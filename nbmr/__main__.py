@@ -1,0 +1,5 @@
+"""``python -m nbmr``."""
+
+from nbmr.cli import main
+
+main(prog_name="nbmr")

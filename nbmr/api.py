@@ -1,0 +1,212 @@
+"""The verbs of the module: those of `Client`, on a default client that is made when first needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from nbmr import node, pools
+from nbmr.client import Client
+from nbmr.cluster import Workers
+from nbmr.job import Job
+from nbmr.progress import starting
+
+_lock = threading.Lock()
+_default: list[Client] = []
+
+
+def connect(url: str | None = None, key: str | None = None, **options: Any) -> Client:
+    """Choose the broker that the module's verbs use from now on.
+
+    Parameters
+    ----------
+    url, key, **options
+        As for `Client`.
+
+    Returns
+    -------
+    Client
+        The new default client.
+
+    Raises
+    ------
+    ConfigError, BrokerError
+        As `Client` does; then the default client stays what it was.
+
+    Examples
+    --------
+    >>> nbmr.connect("amqp://me:secret@broker.example.org", key=key)  # doctest: +SKIP
+    """
+    client = Client(url, key, **options)
+    with _lock:
+        previous = _default[:]
+        _default[:] = [client]
+    for old in previous:
+        old.close()
+    return client
+
+
+def client(*, progress: bool = True) -> Client:
+    """Return the default client; made when first needed, and again if its private node was stopped."""
+    with _lock:
+        if _default and _default[0].usable:
+            return _default[0]
+        for old in _default:
+            old.close()
+        _default.clear()
+        with starting(progress) as show:
+            _default.append(Client(on_progress=show))
+        return _default[0]
+
+
+def map(  # noqa: A001 - the name that users expect
+    data: Any,
+    fn: Callable[..., Any],
+    *args: Any,
+    partitions: int | None = None,
+    queue: str = "default",
+    retries: int = 0,
+    timeout: float | None = None,
+    on_error: str = "raise",
+    gather: str = "auto",
+    progress: bool = True,
+    name: str | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Apply a function to the partitions of a frame, or to the items of a list, on workers; wait, and gather.
+
+    Parameters
+    ----------
+    data
+        A DataFrame or Series: `fn` gets a partition, some of its rows, of the same type. Or a list, range or any
+        iterable: `fn` gets an item. An iterable is read as the work goes on.
+    fn
+        Any callable: a lambda, a closure, a function from a cell or a module. It is never called on data that
+        isn't in `data`.
+    *args, **kwargs
+        Passed on to `fn` behind its first argument.
+    partitions
+        How many partitions (or batches of items); None chooses by rows, bytes and workers.
+    queue
+        Which workers: those that were started with the same queue.
+    retries
+        How often a partition or item is tried again after `fn` raised or timed out.
+    timeout
+        Seconds that one task may run; None for no limit.
+    on_error
+        ``"raise"``: the first failure ends the job. ``"keep"``: the rest is finished; failures are warned about,
+        left out of a frame, and stand as `Failure` in a list.
+    gather
+        ``"auto"``: DataFrames and Series are concatenated in order; from a frame, one dict a partition makes one
+        row, one scalar a partition a Series; anything else is a list in order. ``"list"``: always a list.
+        ``"concat"``: concatenate, or complain.
+    progress
+        Whether to show progress.
+    name
+        What to call the job; by default the function's name.
+
+    Returns
+    -------
+    DataFrame, Series or list
+        For a row-wise `fn`, exactly what ``fn(data)`` gives.
+
+    Raises
+    ------
+    TaskError
+        If `fn` raised: with the remote traceback, and the original exception as its cause. `TaskTimeout` and
+        `TaskLost` are kinds of it.
+    PickleError
+        If something can't travel; names it.
+    BrokerError, ConfigError
+        If there is no broker to be had, or an argument makes no sense.
+    KeyboardInterrupt
+        If interrupted; the running tasks are ended on their workers.
+
+    Examples
+    --------
+    >>> nbmr.map(flights, lambda part: part.assign(speed=part.distance / part.air_time))  # doctest: +SKIP
+    >>> nbmr.map(range(100), lambda x: x**2)  # doctest: +SKIP
+    """
+    return client(progress=progress).map(
+        data, fn, *args, partitions=partitions, queue=queue, retries=retries, timeout=timeout,
+        on_error=on_error, gather=gather, progress=progress, name=name, **kwargs,
+    )  # fmt: skip
+
+
+def submit(
+    data: Any,
+    fn: Callable[..., Any],
+    *args: Any,
+    partitions: int | None = None,
+    queue: str = "default",
+    retries: int = 0,
+    timeout: float | None = None,
+    on_error: str = "raise",
+    gather: str = "auto",
+    progress: bool = True,
+    name: str | None = None,
+    **kwargs: Any,
+) -> Job:
+    """Start a job and return at once; parameters as for `map`.
+
+    The data is sent by a thread, which also reads an iterable; don't change what `data` holds meanwhile.
+
+    Returns
+    -------
+    Job
+        Ask it for its ``result()``. It stays on the broker until ``forget()``.
+
+    Examples
+    --------
+    >>> job = nbmr.submit(df, fn)  # doctest: +SKIP
+    >>> job.result()  # doctest: +SKIP
+    """
+    return client(progress=progress).submit(
+        data, fn, *args, partitions=partitions, queue=queue, retries=retries, timeout=timeout,
+        on_error=on_error, gather=gather, name=name, **kwargs,
+    )  # fmt: skip
+
+
+def workers(
+    n: int | None = None, queue: str = "default", memory_limit: int | str | None = None
+) -> Workers | Any:
+    """Start workers on this machine, and wait until they are ready.
+
+    Parameters
+    ----------
+    n
+        How many. None shows those that live, as a DataFrame, and starts nothing.
+    queue
+        The queue that they take tasks from.
+    memory_limit
+        Bytes that a task's process may hold, such as ``"2GB"``; a task that holds more is ended.
+
+    Returns
+    -------
+    Workers
+        With ``scale(n)``, ``stop()`` and ``len()``.
+
+    Examples
+    --------
+    >>> workers = nbmr.workers(2)  # doctest: +SKIP
+    """
+    return client().workers(n, queue, memory_limit)
+
+
+def shutdown() -> bool:
+    """End what this user's nbmr started on this machine: the private node and its workers, with their jobs.
+
+    Returns
+    -------
+    bool
+        Whether there was anything to end.
+    """
+    with _lock:
+        for one in _default:
+            one.close()
+        _default.clear()
+    there = pools.living(pools.NAMED_BROKERS)
+    for pool in there:
+        pool.stop(now=True)
+    return node.stop() or bool(there)

@@ -1,0 +1,124 @@
+"""The command line: ``nbmr worker``, ``nbmr broker start/stop/status/reset-key``, ``nbmr status``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import click
+
+from nbmr import config, node, pools, topology
+from nbmr.broker import connect
+from nbmr.errors import NbmrError
+
+
+class _Commands(click.Group):
+    """Shows nbmr's own errors as one message, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NbmrError as exc:
+            raise click.ClickException(str(exc)) from exc
+
+
+_url = click.option(
+    "--url", envvar="NBMR_URL", help="The broker: amqp://user:password@host:5672/vhost. Default: the private node."
+)
+_key_file = click.option(
+    "--key-file", envvar="NBMR_KEY_FILE", type=click.Path(dir_okay=False), help="File that holds the signing key."
+)
+
+
+@click.group(cls=_Commands)
+@click.version_option(package_name="nbmr")
+def main() -> None:
+    """Map-reduce for notebooks, through RabbitMQ."""
+
+
+@main.command()
+@_url
+@_key_file
+@click.option("--queue", default="default", show_default=True, help="Take tasks from this queue.")
+@click.option("--slots", default=1, show_default=True, type=click.IntRange(1), help="Tasks at a time.")
+@click.option("--memory-limit", help="Memory that a task's process may hold, such as 2GB.")
+@click.option("--max-idle", type=click.FloatRange(0), help="End after so many seconds without a task.")
+def worker(
+    url: str | None,
+    key_file: str | None,
+    queue: str,
+    slots: int,
+    memory_limit: str | None,
+    max_idle: float | None,
+) -> None:
+    """Run a worker in the foreground. Ctrl-C or SIGTERM lets it finish its tasks; twice ends it at once."""
+    from nbmr.worker.worker import Options, Worker  # noqa: PLC0415 - not needed by the other commands
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    settings = config.resolve(url, key_file=key_file, on_progress=lambda text: click.echo(text, err=True))
+    options = Options(
+        settings.url, settings.key, queue, slots, pools.parse_bytes(memory_limit), max_idle, node=settings.node
+    )
+    plural = "s" if slots > 1 else ""
+    running = Worker(
+        options, on_ready=lambda: click.echo(f"Ready: {slots} slot{plural} on queue {queue!r}.", err=True)
+    )
+    running.handle_signals()
+    running.run()
+
+
+@main.group()
+def broker() -> None:
+    """The private RabbitMQ node of this user."""
+
+
+@broker.command()
+def start() -> None:
+    """Start the node, unless it runs already."""
+    info = node.ensure(lambda text: click.echo(text, err=True))
+    click.echo(f"RabbitMQ {info.rabbitmq_version} on 127.0.0.1:{info.port}.")
+
+
+@broker.command()
+def stop() -> None:
+    """End the node and its workers, with all jobs, at once."""
+    click.echo("Stopped." if node.stop() else "There is no private node.")
+
+
+@broker.command("status")
+def broker_status() -> None:
+    """Tell whether the node runs."""
+    _show_node()
+
+
+@broker.command("reset-key")
+@_url
+@_key_file
+def reset_key(url: str | None, key_file: str | None) -> None:
+    """Let the next client or worker decide which key this broker is used with."""
+    connection = connect(config.resolve(url, key_file=key_file).url)
+    connection.delete(topology.key_stream())
+    connection.release()
+    click.echo("The broker takes the next key that is used with it. Restart workers that have the old one.")
+
+
+@main.command()
+def status() -> None:
+    """Tell about the private node and its workers."""
+    _show_node()
+    info = node.status()
+    if info:
+        for pool in pools.living(config.Settings("", "", str(info["data_dir"]))):
+            state = pool.state()
+            click.echo(f"{len(state['ready'])} of {state['count']} workers ready on queue {state['queue']!r}.")
+
+
+def _show_node() -> None:
+    info = node.status()
+    if not info:
+        click.echo("No private node runs. The first nbmr.map starts one, or: nbmr broker start")
+        sys.exit(1)
+    for name, value in info.items():
+        click.echo(f"{name.replace('_', ' ')}: {value}")
