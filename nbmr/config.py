@@ -23,6 +23,10 @@ class Settings:
     #: Data folder of the private node; empty for a named broker.
     node: str = ""
 
+    def alive(self) -> bool:
+        """Whether the broker may come back if it doesn't answer: a private node that was stopped won't."""
+        return not self.node or Path(self.node).exists()
+
 
 def resolve(
     url: str | None = None,

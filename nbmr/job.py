@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any
 
 from nbmr import frames, message, topology
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at what may keep a job from going on.
 _LOOK_SECONDS = 1.0
+#: Seconds to wait for RabbitMQ when a job is deleted; it is deleted anyway, as soon as RabbitMQ can.
+_PATIENCE = 2.0
 
 
 class Job:
@@ -53,8 +56,8 @@ class Job:
         self._send_error: BaseException | None = None
         self._gathered: list[Any] = []
         self._forgotten = False
-        #: What keeps the job from going on, for a person to read; empty if nothing does.
-        self.hint = ""
+        self._hint = ""
+        self._stopping: Any = None
         log.on_end = self._on_end
 
     @property
@@ -87,6 +90,24 @@ class Job:
         """What failed so far."""
         return self._log.failures()
 
+    @property
+    def hint(self) -> str:
+        """What keeps the job from going on, for a person to read; empty if nothing does."""
+        if self._log.ended:
+            return ""
+        trouble = self._broker.trouble
+        return f"RabbitMQ: {trouble}" if trouble else self._hint
+
+    def look(self) -> None:
+        """Find out what keeps the job from going on.
+
+        Raises
+        ------
+        NbmrError
+            If nothing will make it go on.
+        """
+        self._hint = self._look(self)
+
     # ---------------------------------------------------------------- following the log
 
     def follow(self) -> None:
@@ -97,7 +118,7 @@ class Job:
 
     def _read(self, delivery: Any) -> None:
         self._log.read(delivery)
-        self._consumer.ack(delivery)
+        delivery.ack()
 
     def _on_lost(self, _error: BrokerError) -> None:
         self._log.end(Status.CANCELLED)
@@ -111,7 +132,7 @@ class Job:
         """Tell every worker that nobody wants this job's results any more."""
         body = message.seal(self._signer, "cancel", job=self.id, time=time.time())
         with contextlib.suppress(BrokerError):
-            self._broker.append(topology.control_stream(), body, urgent=True)
+            self._stopping = self._broker.append(topology.control_stream(), body, urgent=True)
 
     # ---------------------------------------------------------------- sending
 
@@ -155,7 +176,6 @@ class Job:
         while True:
             with self._log.changed:
                 if self._log.ended:
-                    self.hint = ""
                     return True
                 now = time.monotonic()
                 if deadline is not None and now >= deadline:
@@ -163,7 +183,7 @@ class Job:
                 patience = next_look - now if deadline is None else min(next_look, deadline) - now
                 self._log.changed.wait(max(patience, 0.0))
             if time.monotonic() >= next_look:
-                self.hint = self._look(self)
+                self.look()
                 next_look = time.monotonic() + _LOOK_SECONDS
 
     def result(self, timeout: float | None = None) -> Any:
@@ -271,7 +291,7 @@ class Job:
             with self._log.changed:
                 if not self._log.ended and seen >= len(self._log.outcomes):
                     self._log.changed.wait(_LOOK_SECONDS)
-            self.hint = self._look(self)
+            self.look()
         if self._send_error is not None:
             raise self._send_error
         if self.status == Status.CANCELLED:
@@ -304,8 +324,10 @@ class Job:
         self._forgotten = True
         if self._log.end(Status.CANCELLED):
             self._stop_workers()
+        if self._stopping is not None and not self._broker.trouble:
+            wait([self._stopping], _PATIENCE)  # or else it would be lost if this process ended now
         with contextlib.suppress(BrokerError):
-            self._broker.delete(topology.job_log(self.id), *self.blobs)
+            self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=_PATIENCE)
 
     def __repr__(self) -> str:
         p = self.progress

@@ -38,7 +38,7 @@ def check_key(broker: Broker, signer: Signer) -> None:
                 delivery = seen.get(timeout=_QUIET)
             except queue.Empty:
                 break
-            consumer.ack(delivery)
+            delivery.ack()
             try:
                 message.unseal(signer, delivery.body).expect("key")
             except ProtocolError:

@@ -71,8 +71,8 @@ def seal(
     task: int = -1,
     buffers: Sequence[codec.Buffer] = (),
     **fields: Any,
-) -> bytes:
-    """Make the body of a message, signed; the buffers are copied once."""
+) -> list[codec.Buffer]:
+    """Make the body of a message, signed, as a list of its parts; the buffers among them are not copied."""
     if buffers:
         fields["layout"] = codec.layout(buffers)
     return seal_raw(signer, kind, codec.pieces(buffers), job=job, task=task, **fields)
@@ -86,10 +86,10 @@ def seal_raw(
     job: str = "",
     task: int = -1,
     **fields: Any,
-) -> bytes:
+) -> list[codec.Buffer]:
     """Like `seal`, for a payload that is laid out already."""
     tail = _tail(kind, job, task, fields)
-    return b"".join((*parts, tail, signer.sign((*parts, tail))))
+    return [*parts, tail, signer.sign((*parts, tail))]
 
 
 def _tail(kind: str, job: str, task: int, fields: dict[str, Any]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +44,8 @@ class Sender:
     call: Call
     options: dict[str, Any]
     slots: int
+    #: Called about once a second while the sender waits; raises if that is in vain.
+    look: Callable[[], None]
     #: What was made on the broker for this job, besides its log.
     blobs: list[topology.Queue] = field(default_factory=list)
 
@@ -87,14 +89,17 @@ class Sender:
                 if future.done():
                     future.result()
             waiting[:] = [future for future in waiting if not future.done()]
-            wait(waiting[:1], timeout=0.5)
+            if waiting and not wait(waiting[:1], timeout=1.0).done:
+                self.look()
 
     def _wait_for_room(self, sent: int) -> None:
         """Read an iterable only so far ahead of the workers."""
         ahead = max(_AHEAD, _AHEAD_PER_SLOT * self.slots)
-        with self.log.changed:
-            while sent - len(self.log.outcomes) >= ahead and not self.log.ended:
-                self.log.changed.wait(1.0)
+        while sent - len(self.log.outcomes) >= ahead and not self.log.ended:
+            with self.log.changed:
+                changed = self.log.changed.wait(1.0)
+            if not changed:
+                self.look()
 
     def _function(self) -> dict[str, Any]:
         """Put a large function into a blob; return what tasks say of the function."""

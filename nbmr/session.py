@@ -6,7 +6,6 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -47,7 +46,7 @@ class Session:
         self._slots: dict[str, tuple[float, int]] = {}
         self._closed = False
         try:
-            self._broker = connect(self.settings.url)
+            self._broker = connect(self.settings.url, self.settings.alive)
             if not self.settings.node:
                 check_key(self._broker, self._signer)
         except BaseException:
@@ -59,7 +58,7 @@ class Session:
         """Whether it is open, and its private node still the one it was made for."""
         if self._closed or self._broker.closed:
             return False
-        return not self.settings.node or Path(self.settings.node).exists()
+        return self.settings.alive()
 
     def start(
         self, data: Any, fn: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]
@@ -80,15 +79,19 @@ class Session:
             topology.task_queue(queue), topology.dead_queue(queue), topology.control_stream()
         )
         slots = self.slots(queue) or _GUESSED_SLOTS
-        source = Source(data, partitions, slots)
+        source = Source(data, partitions, slots, singly=options["timeout"] is not None)
         call = Call.encode(fn, args, kwargs)
         log = JobLog(secrets.token_hex(6), self._signer)
         log.about, log.total = options | {"of_frame": source.of_frame}, source.units
         job = Job(log, self._broker, self._signer, self._look)
-        sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.blobs)
-        self._broker.declare(topology.job_log(log.job))
-        sender.open()
-        job.follow()
+        sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
+        try:
+            self._broker.declare(topology.job_log(log.job))
+            sender.open()
+            job.follow()
+        except BaseException:
+            job.forget()
+            raise
         if self.settings.node and not self.slots(queue):
             pools.ensure(self.settings, queue)
         return job, sender.run
@@ -107,10 +110,12 @@ class Session:
 
     def _look(self, job: Job) -> str:
         """What keeps a job from going on; raises if it never will."""
-        if trouble := self._broker.trouble:
+        if self._broker.trouble:
             if not self.usable:
-                raise NodeError("The private RabbitMQ node was stopped. Run the cell again: that starts a new one.")
-            return f"RabbitMQ: {trouble}"
+                raise NodeError(
+                    "The private RabbitMQ node was stopped. Run the cell again: that starts a new one."
+                )
+            return ""
         queue = job.queue
         if self.slots(queue):
             return ""

@@ -77,6 +77,8 @@ class Source:
         How many tasks; None to choose.
     slots
         How many tasks can run at once, as far as is known.
+    singly
+        Whether every item has to be a task of its own.
 
     Raises
     ------
@@ -84,10 +86,11 @@ class Source:
         If the data can't be mapped over, or `partitions` makes no sense.
     """
 
-    def __init__(self, data: Any, partitions: int | None, slots: int) -> None:
+    def __init__(self, data: Any, partitions: int | None, slots: int, *, singly: bool = False) -> None:
         self.of_frame = is_frame(data)
         self._slots = max(slots, _FEWEST_SLOTS)
         self._partitions = partitions
+        self._most = 1 if singly and partitions is None else _BATCH_ITEMS
         if self.of_frame:
             self._bounds = frames.row_bounds(data, partitions, slots)
             self.units: int | None = len(self._bounds)
@@ -142,7 +145,7 @@ class Source:
     def _batches(self, size: Callable[[int], int]) -> Iterator[Task]:
         batch: list[Any] = []
         sent = weight = 0
-        limit = max(1, min(size(0), _BATCH_ITEMS))
+        limit = max(1, min(size(0), self._most))
         began = time.monotonic()
         for item in self._data:
             batch.append(item)
@@ -151,7 +154,7 @@ class Source:
                 yield Task(sent, batch)
                 sent += len(batch)
                 batch, weight = [], 0
-                limit = max(1, min(size(sent), _BATCH_ITEMS))
+                limit = max(1, min(size(sent), self._most))
                 began = time.monotonic()
         if batch:
             yield Task(sent, batch)

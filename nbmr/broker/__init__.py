@@ -1,6 +1,6 @@
 """The connection to RabbitMQ. Nothing outside this package imports pika."""
 
 from nbmr.broker.broker import Broker, connect
-from nbmr.broker.link import Consumer, Delivery, NotFound
+from nbmr.broker.link import Body, Consumer, Delivery, NotFound
 
-__all__ = ["Broker", "Consumer", "Delivery", "NotFound", "connect"]
+__all__ = ["Body", "Broker", "Consumer", "Delivery", "NotFound", "connect"]

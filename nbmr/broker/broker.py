@@ -10,12 +10,12 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 from nbmr.broker.address import Address, parse
 from nbmr.broker.consumer import Consumer, Delivery
-from nbmr.broker.link import Link, NotFound
+from nbmr.broker.link import CALL_SECONDS, Body, Link, NotFound, Operation
 from nbmr.errors import BrokerError
 from nbmr.topology import DEAD_EXCHANGE, STREAM_PREFETCH, TASKS_EXCHANGE, Queue
 
@@ -23,8 +23,15 @@ _pool: dict[tuple[int, str], Broker] = {}
 _pool_lock = threading.Lock()
 
 
-def connect(url: str) -> Broker:
+def connect(url: str, alive: Callable[[], bool] = lambda: True) -> Broker:
     """Return this process's connections to a broker: made once, shared by all who ask.
+
+    Parameters
+    ----------
+    url
+        See `nbmr.broker.address.parse`.
+    alive
+        Asked when a connection has broken: whether there is any hope. If not, the connections close.
 
     Raises
     ------
@@ -36,7 +43,7 @@ def connect(url: str) -> Broker:
     with _pool_lock:
         known = _pool.get((os.getpid(), url))
         if known is None or known.closed:
-            known = _pool[os.getpid(), url] = Broker(parse(url))
+            known = _pool[os.getpid(), url] = Broker(parse(url), alive)
         known.users += 1
         return known
 
@@ -48,13 +55,17 @@ class Broker:
     ----------
     addresses
         Its hosts, tried in turn.
+    alive
+        As for `connect`.
     """
 
-    def __init__(self, addresses: tuple[Address, ...]) -> None:
+    def __init__(
+        self, addresses: tuple[Address, ...], alive: Callable[[], bool] = lambda: True
+    ) -> None:
         name = f"nbmr {socket.gethostname()} {os.getpid()}"
-        self._publishing = Link(addresses, f"{name} publishing")
+        self._publishing = Link(addresses, f"{name} publishing", alive)
         try:
-            self._consuming = Link(addresses, f"{name} consuming")
+            self._consuming = Link(addresses, f"{name} consuming", alive)
         except BaseException:
             self._publishing.close()
             raise
@@ -75,11 +86,11 @@ class Broker:
                 return f"{link.state}: {link.trouble}" if link.trouble else link.state
         return ""
 
-    def publish(self, exchange: str, key: str, body: bytes) -> Future[bool]:
+    def publish(self, exchange: str, key: str, body: Body) -> Future[bool]:
         """Send a persistent message; see `Link.publish`."""
         return self._publishing.publish(exchange, key, body)
 
-    def append(self, queue: Queue, body: bytes, *, urgent: bool = False) -> Future[bool]:
+    def append(self, queue: Queue, body: Body, *, urgent: bool = False) -> Future[bool]:
         """Send a persistent message straight to a queue or stream; the answer is False if it is gone.
 
         An urgent one doesn't wait for its turn: small messages that must not block the caller.
@@ -130,13 +141,29 @@ class Broker:
             return False
         return True
 
-    def delete(self, *queues: Queue) -> None:
-        """Delete queues and streams; it is no error if they are gone already."""
+    def delete(self, *queues: Queue, timeout: float = CALL_SECONDS) -> None:
+        """Delete queues and streams; it is no error if they are gone already.
+
+        Parameters
+        ----------
+        *queues
+            What to delete.
+        timeout
+            Seconds to wait; they are deleted later if that is not enough.
+        """
+        waiting = []
         for queue in queues:
             self._declared.discard(queue.name)
-            self._call(lambda channel, done, queue=queue: channel.queue_delete(queue.name, callback=done))
+            waiting.append(
+                self._consuming.ask(
+                    lambda channel, done, queue=queue: channel.queue_delete(queue.name, callback=done)
+                )
+            )
+        if not self.trouble:
+            for answer in wait(waiting, timeout).done:
+                answer.result()
 
-    def _call(self, operation: Callable[[Any, Callable[[Any], None]], Any]) -> Any:
+    def _call(self, operation: Operation) -> Any:
         return self._consuming.call(operation)
 
     def consume(

@@ -11,7 +11,7 @@ from nbmr.errors import BrokerError
 
 @dataclass(frozen=True, eq=False)
 class Delivery:
-    """One message as it was delivered; `Consumer.ack` it or `Consumer.give_back` it."""
+    """One message as it was delivered; `ack` it or `give_back` it."""
 
     body: bytes
     #: How often it was given back before; 0 for a message's first delivery.
@@ -20,6 +20,16 @@ class Delivery:
     offset: int
     tag: int
     channel: Any
+    consumer: Consumer
+
+    def ack(self) -> None:
+        """Tell RabbitMQ that the message is dealt with; from any thread."""
+        self.consumer.settle(self, "basic_ack")
+
+    def give_back(self) -> None:
+        """Put the message back into its queue; it counts as a failed attempt. From any thread."""
+        # basic.reject, since basic.nack no longer counts from RabbitMQ 4.3 on
+        self.consumer.settle(self, "basic_reject")
 
 
 class Consumer:
@@ -61,14 +71,9 @@ class Consumer:
         """Tell the consumer how to reach its link's I/O thread; `Link.consume` does."""
         self._soon, self._in_io_thread = soon, in_io_thread
 
-    def ack(self, delivery: Delivery) -> None:
-        """Tell RabbitMQ that the message is dealt with; from any thread."""
-        self._do(lambda: self._settle(delivery, "basic_ack"))
-
-    def give_back(self, delivery: Delivery) -> None:
-        """Put the message back into its queue; it counts as a failed attempt. From any thread."""
-        # basic.reject, since basic.nack no longer counts from RabbitMQ 4.3 on
-        self._do(lambda: self._settle(delivery, "basic_reject"))
+    def settle(self, delivery: Delivery, how: str) -> None:
+        """Call that method of the channel which delivered the message, if it is still open."""
+        self._do(lambda: self._settle(delivery, how))
 
     def cancel(self) -> None:
         """Take no more messages; those that are held can still be acknowledged. From any thread."""
@@ -123,7 +128,7 @@ class Consumer:
         if offset >= 0:
             self._offset = offset + 1
         returned = int(headers.get("x-delivery-count", 0))
-        self._on_delivery(Delivery(body, returned, offset, method.delivery_tag, channel))
+        self._on_delivery(Delivery(body, returned, offset, method.delivery_tag, channel, self))
 
     def _on_channel_closed(self, channel: Any, reason: Any) -> None:
         if channel is self.channel:

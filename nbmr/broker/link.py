@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
@@ -18,10 +18,10 @@ from typing import Any
 
 import pika
 from pika.adapters.select_connection import IOLoop
-from pika.adapters.utils import io_services_utils
 from pika.exceptions import ChannelClosedByBroker
 
 from nbmr.broker.address import Address
+from nbmr.broker.connection import Connection, fragments
 from nbmr.broker.consumer import Consumer, Delivery
 from nbmr.broker.trouble import translate
 from nbmr.errors import BrokerError, BrokerUnreachable
@@ -36,15 +36,14 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
 CALL_SECONDS = 30.0
 _NOT_FOUND = 404
 
-# pika takes 4 KiB from the socket at a time and copies the rest of the frame for each: 16 copies of a 128 KiB
-# frame. Whole frames at once doubled what one process receives (150 to 350 MB/s, pika 1.4.4).
-_transport = io_services_utils._AsyncTransportBase  # noqa: SLF001 - there is no public setting
-if hasattr(_transport, "_MAX_RECV_BYTES"):
-    _transport._MAX_RECV_BYTES = 256 << 10  # noqa: SLF001
-    _transport._MAX_CONSUME_BYTES = 2 << 20  # noqa: SLF001
-
 # Without a handler of its own, logging would print pika's remarks about a broken connection into the cell.
 logging.getLogger("pika").addHandler(logging.NullHandler())
+
+
+#: A message's body, in parts.
+Body = Sequence[bytes | bytearray | memoryview]
+#: Calls a method of the channel that it is given, and has it call back what it is given next.
+Operation = Callable[[Any, Callable[[Any], None]], Any]
 
 
 class NotFound(BrokerError):
@@ -55,14 +54,15 @@ class NotFound(BrokerError):
 class _Outgoing:
     exchange: str
     key: str
-    body: bytes
+    size: int
+    body: list[bytes]
     routed: bool = True
     confirmed: Future[bool] = field(default_factory=Future)
 
 
 @dataclass(eq=False)
 class _Call:
-    operation: Callable[[Any, Callable[[Any], None]], None]
+    operation: Operation
     answer: Future[Any] = field(default_factory=Future)
 
 
@@ -75,6 +75,8 @@ class Link:
         The broker's hosts, tried in turn.
     name
         What RabbitMQ's own tools show for this connection.
+    alive
+        Asked when the connection has broken: whether there is any hope. If not, the link closes.
 
     Raises
     ------
@@ -82,8 +84,10 @@ class Link:
         If none of them can be connected to; the message says why.
     """
 
-    def __init__(self, addresses: tuple[Address, ...], name: str) -> None:
-        self._addresses, self._name = addresses, name
+    def __init__(
+        self, addresses: tuple[Address, ...], name: str, alive: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._addresses, self._name, self._alive = addresses, name, alive
         self._changed = threading.Condition()
         self._loop = IOLoop()
         self._connection: Any = None
@@ -121,29 +125,45 @@ class Link:
         return "" if self._state == "open" else "; ".join(str(f) for f in self._failures)
 
     def publish(
-        self, exchange: str, key: str, body: bytes, *, urgent: bool = False
+        self, exchange: str, key: str, body: Body, *, urgent: bool = False
     ) -> Future[bool]:
         """Send a persistent message; wait while too many bytes are unconfirmed, unless it is urgent.
+
+        Parameters
+        ----------
+        exchange, key
+            Where to.
+        body
+            The parts of the body, as flat buffers of bytes. They are copied before this returns.
+        urgent
+            Don't wait: for small messages from where nothing may block.
 
         Returns
         -------
         Future
             Done when RabbitMQ has the message safely: True, or False if no queue wanted it.
         """
-        message = _Outgoing(exchange, key, body)
+        size = sum(map(len, body))
         with self._changed:
-            while self._held and self._held + len(body) > WINDOW_BYTES and not urgent:
+            while self._held and self._held + size > WINDOW_BYTES and not urgent:
                 self._check_open()
                 self._changed.wait(1.0)
             self._check_open()
-            self._held += len(body)
+            self._held += size
+        message = _Outgoing(exchange, key, size, fragments(body))
+        with self._changed:
             self._outbox.append(message)
         self._soon(self._flush)
         return message.confirmed
 
-    def call(
-        self, operation: Callable[[Any, Callable[[Any], None]], None], timeout: float = CALL_SECONDS
-    ) -> Any:
+    def ask(self, operation: Operation) -> Future[Any]:
+        """Do one operation on a channel, now or after a reconnect; the future gets RabbitMQ's answer."""
+        self._check_open()
+        call = _Call(operation)
+        self._soon(lambda: (self._calls.append(call), self._next_call()))
+        return call.answer
+
+    def call(self, operation: Operation, timeout: float = CALL_SECONDS) -> Any:
         """Do one operation on a channel and return RabbitMQ's answer.
 
         Raises
@@ -153,13 +173,11 @@ class Link:
         BrokerError
             If RabbitMQ refuses, or doesn't answer in time.
         """
-        self._check_open()
-        call = _Call(operation)
-        self._soon(lambda: (self._calls.append(call), self._next_call()))
+        answer = self.ask(operation)
         try:
-            return call.answer.result(timeout)
+            return answer.result(timeout)
         except FutureTimeout:
-            call.answer.cancel()
+            answer.cancel()
             raise BrokerUnreachable(
                 f"RabbitMQ at {self._addresses[0].host} didn't answer within {timeout:g} s. {self.trouble}"
             ) from None
@@ -228,7 +246,7 @@ class Link:
                 self._retry()
 
         try:
-            self._connection = pika.SelectConnection(
+            self._connection = Connection(
                 address.parameters(self._name),
                 on_open_callback=self._on_open,
                 on_open_error_callback=failed,
@@ -239,6 +257,9 @@ class Link:
             failed(None, exc)
 
     def _retry(self) -> None:
+        if not self._alive():
+            self._loop.stop()
+            return
         self._set_state("reconnecting")
         self._loop.call_later(self._backoff, lambda: self._connect(0))
         self._backoff = min(2 * self._backoff, LONGEST_BACKOFF)
@@ -308,8 +329,8 @@ class Link:
             self._sent += 1
             self._unconfirmed[self._sent] = message
             properties = pika.BasicProperties(delivery_mode=2, message_id=str(self._sent))
-            self._publisher.basic_publish(
-                message.exchange, message.key, message.body, properties, mandatory=True
+            self._connection.publish(
+                self._publisher, message.exchange, message.key, properties, message.body
             )
 
     def _on_return(self, _channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
@@ -322,10 +343,10 @@ class Link:
         tags = [t for t in self._unconfirmed if t <= tag] if frame.method.multiple else [tag]
         done = [self._unconfirmed.pop(t) for t in tags if t in self._unconfirmed]
         with self._changed:
-            self._held -= sum(len(m.body) for m in done)
+            self._held -= sum(m.size for m in done)
             self._changed.notify_all()
         for message in done:
-            message.body = b""
+            message.body = []
             if isinstance(frame.method, pika.spec.Basic.Nack):
                 message.confirmed.set_exception(
                     BrokerError("RabbitMQ could not store a message; see its log for the reason (disk full?).")

@@ -42,11 +42,8 @@ def concat(results: list[Any], numbers: list[int]) -> Any:
         pandas refuses; nothing was consumed then.
 
     """
-    empty = [
-        result.index
-        for number, result in enumerate(results)
-        if result is not None and number not in set(numbers)
-    ]
+    wanted = set(numbers)
+    empty = [part.index for number, part in enumerate(results) if part is not None and number not in wanted]
     plan = _Plan([results[number] for number in numbers], empty)
     if not plan.alike:
         joined = _by_pandas([results[number] for number in numbers])

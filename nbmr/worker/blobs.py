@@ -104,7 +104,7 @@ class Blobs:
                     raise BlobGone(str(item))
                 since = time.monotonic()
                 self._write(file, job, reference, item, missing)
-                consumer.ack(item)
+                item.ack()
         except BaseException:
             file.close()
             raise

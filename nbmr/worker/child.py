@@ -60,11 +60,12 @@ def main(sock: socket.socket, output: Connection) -> None:
     sys.stdout, sys.stderr = _stream(1), _stream(2)
     shipped.prefer_shipped()
     runner = Runner(interrupt)
+    receiver = pipe.Receiver()
     pipe.send(sock, {"op": "ready"})
     try:
         while True:
             header, files = pipe.receive_header(sock)
-            payload = pipe.receive(sock, header["size"])
+            payload = receiver.receive(sock, header["size"])
             reply, parts = runner.run(header, payload, files)
             del payload
             for stream in (sys.stdout, sys.stderr):
@@ -102,7 +103,7 @@ class Runner:
         self._functions: OrderedDict[tuple[str, int], Any] = OrderedDict()
 
     def run(
-        self, task: dict[str, Any], payload: bytearray, files: list[int]
+        self, task: dict[str, Any], payload: memoryview, files: list[int]
     ) -> tuple[dict[str, Any], list[codec.Buffer]]:
         """Run one task; return the reply's header and the parts of its payload."""
         values: list[Any] = []
@@ -110,7 +111,7 @@ class Runner:
         began = time.monotonic()
         try:
             with self._interrupt:
-                buffers = codec.slices(memoryview(payload), task["layout"])
+                buffers = codec.slices(payload, task["layout"])
                 mapped = [_map(file) for file in files]
                 function_file = mapped.pop(0) if task["function_blob"] else None
                 inline = task["inline"]

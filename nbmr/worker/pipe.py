@@ -54,7 +54,45 @@ def receive(sock: socket.socket, size: int) -> bytearray:
         If the other side is gone before that.
     """
     body = bytearray(size)
-    view = memoryview(body)
+    _fill(sock, memoryview(body))
+    return body
+
+
+class Receiver:
+    """Receives one payload after another into the same memory: fresh memory costs more than what is copied into it."""
+
+    def __init__(self) -> None:
+        self._memory = bytearray()
+
+    def receive(self, sock: socket.socket, size: int) -> memoryview:
+        """Receive exactly `size` bytes; good until the next call, or as long as somebody holds a view of them.
+
+        Raises
+        ------
+        EOFError
+            If the other side is gone before that.
+        """
+        if size > len(self._memory) or self._in_use():
+            self._memory = bytearray(size)
+        view = memoryview(self._memory)[:size]
+        _fill(sock, view)
+        return view
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        self._memory = bytearray()
+
+    def _in_use(self) -> bool:
+        """Whether somebody still has a view of the memory: an array that a function kept, say."""
+        try:
+            self._memory.append(0)  # a bytearray can't change its size while there are views of it
+        except BufferError:
+            return True
+        self._memory.pop()
+        return False
+
+
+def _fill(sock: socket.socket, view: memoryview) -> None:
     while view:
         try:
             count = sock.recv_into(view)
@@ -63,4 +101,3 @@ def receive(sock: socket.socket, size: int) -> bytearray:
         if not count:
             raise EOFError("the other side is gone")
         view = view[count:]
-    return body

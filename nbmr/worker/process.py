@@ -24,6 +24,8 @@ from nbmr.worker import pipe
 PRELOADED = ("pandas", "numpy", "cloudpickle", "nbmr.codec", "nbmr.frames", "nbmr.worker.child")
 #: Lines and characters of a task's output that are kept.
 OUTPUT_LINES, OUTPUT_CHARACTERS = 20, 4000
+#: Bytes that may be on their way between a supervisor and its child: few switches for a partition.
+BUFFER_BYTES = 1 << 20
 #: Seconds that a fresh child may take to say that it is ready; the first one waits for pandas.
 START_SECONDS = 60.0
 
@@ -50,6 +52,8 @@ class Child:
         from nbmr.worker import child  # noqa: PLC0415 - its imports are the child's, not the supervisor's
 
         self.sock, theirs = socket.socketpair()
+        for end in (self.sock, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self.output, writer = connection.Pipe(duplex=False)
         self._lines: deque[str] = deque(maxlen=OUTPUT_LINES)
         self._partial = b""

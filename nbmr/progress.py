@@ -1,0 +1,199 @@
+"""Where progress is shown: a panel in a notebook, a bar in a terminal, nothing elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from typing import TYPE_CHECKING, Any, TextIO
+
+from nbmr import html, widgets
+from nbmr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nbmr.job import Job
+
+#: Widest name of a job before a bar, in characters.
+_NAME_WIDTH = 32
+
+
+def follow(job: Job, show: bool | str = True) -> AbstractContextManager[None]:
+    """Show a job's progress until the block ends, and then the state it has come to.
+
+    Parameters
+    ----------
+    job
+        The job.
+    show
+        True for a panel in a notebook, a bar in a terminal, and nothing elsewhere; ``"notebook"`` or
+        ``"terminal"`` for one of these anyway; False for nothing.
+
+    Raises
+    ------
+    ConfigError
+        If `show` is none of these.
+
+    Examples
+    --------
+    >>> with follow(job):  # doctest: +SKIP
+    ...     job.result()
+    """
+    match _where(show):
+        case "notebook":
+            return _following(job, widgets.Panel())
+        case "terminal":
+            return _following(job, Bar(sys.stderr))
+        case _:
+            return nullcontext()
+
+
+def starting(show: bool | str = True) -> AbstractContextManager[Callable[[str], None]]:
+    """Show one line at a time of what is waited for; it is gone when the block ends.
+
+    Parameters
+    ----------
+    show
+        As for `follow`.
+
+    Returns
+    -------
+    context manager
+        Gives a function that shows a line in place of the one before.
+
+    Raises
+    ------
+    ConfigError
+        If `show` is none of the known places.
+
+    Examples
+    --------
+    >>> with starting() as say:  # doctest: +SKIP
+    ...     say("Starting a private RabbitMQ node … 3 s")
+    """
+    match _where(show):
+        case "notebook":
+            return _line_in_notebook()
+        case "terminal":
+            return _line_in_terminal(sys.stderr)
+        case _:
+            return nullcontext(lambda _line: None)
+
+
+def _where(show: bool | str) -> str:
+    if isinstance(show, str):
+        if show not in ("notebook", "terminal"):
+            raise ConfigError(f'progress is {show!r}; give True, False, "notebook" or "terminal".')
+        return show
+    if show and widgets.in_notebook():
+        return "notebook"
+    return "terminal" if show and _is_terminal(sys.stderr) else ""
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+@contextmanager
+def _following(job: Job, view: widgets.View) -> Iterator[None]:
+    follower = widgets.Follower(job, view)
+    follower.start()
+    try:
+        yield
+    finally:
+        follower.stop()
+
+
+@contextmanager
+def _line_in_notebook() -> Iterator[Callable[[str], None]]:
+    output = widgets.Output()
+    try:
+        yield lambda line: output.put({"text/html": html.message(line), "text/plain": html.plain(line)})
+    finally:
+        output.clear()
+
+
+@contextmanager
+def _line_in_terminal(stream: TextIO) -> Iterator[Callable[[str], None]]:
+    def write(line: str) -> None:
+        stream.write(f"\r{html.plain(line)[: _width(stream)]}\x1b[K")
+        stream.flush()
+
+    try:
+        yield write
+    finally:
+        write("")
+
+
+def _width(stream: TextIO) -> int:
+    """How long a line may be: one that wraps could not be taken back."""
+    try:
+        return (os.get_terminal_size(stream.fileno()).columns or 80) - 1
+    except OSError:  # no terminal, but asked for
+        return 79
+
+
+class Bar:
+    """A job's state as tqdm's bar; hints and the first failure are lines above it.
+
+    Parameters
+    ----------
+    stream
+        The terminal to write to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: Any = None
+        self._said = {""}
+
+    def show(self, state: html.State) -> None:
+        """Appear below the cursor."""
+        self._bar = _tqdm()(
+            file=self._stream,
+            bar_format="{desc} |{bar}| {facts}",
+            dynamic_ncols=True,
+            delay=1,  # it knows no facts yet
+        )
+        self._bar.delay = 0
+        self.update(state)
+
+    def update(self, state: html.State) -> None:
+        """Show a later state."""
+        for note in (state.hint, state.failure):
+            if note not in self._said:
+                self._said.add(note)
+                self._bar.write(html.plain(note), file=self._stream)
+        self._bar.put(state)
+
+    def finish(self, state: html.State) -> None:
+        """Show the last state, and leave it there."""
+        self.update(state)
+        self._bar.close()
+
+
+@cache
+def _tqdm() -> type[Any]:
+    from tqdm.std import tqdm  # noqa: PLC0415  # of use only in a terminal
+
+    class Tqdm(tqdm):  # type: ignore[type-arg]  # it iterates over nothing
+        """A bar with our own facts, so that they are the same as in a panel."""
+
+        monitor_interval = 0  # no thread that wakes stalled bars: ours are updated anyway
+        facts = ""
+
+        @property
+        def format_dict(self) -> Any:
+            return {**super().format_dict, "facts": self.facts}
+
+        def put(self, state: html.State) -> None:
+            name = html.plain(state.name)
+            self.desc = name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "…"
+            known = html.facts(state)
+            facts = ", ".join([state.status, *known] if state.status != "running" else known)
+            if facts != self.facts:
+                self.facts, self.n, self.total = facts, state.done + state.failed, state.total
+                self.refresh()
+
+    return Tqdm
