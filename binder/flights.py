@@ -3,6 +3,8 @@
 Run by `bash binder/try`.
 """
 
+# ruff: noqa: INP001, T201 - a script, which prints
+
 import math
 import time
 
@@ -64,7 +66,7 @@ def main() -> None:
     print(studied.head().round(1).to_string())
     if info:
         print()
-        print("RabbitMQ and the workers stay for 15 idle minutes. To end them now: .venv/bin/nbmr broker stop")
+        print("RabbitMQ and the workers end after 15 idle minutes, or now by: .venv/bin/nbmr broker stop")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nbmr.api import connect, map, shutdown, submit, workers
+    from nbmr.api import connect, map, shutdown, submit, workers  # noqa: A004 - the verb is named map
     from nbmr.client import Client
     from nbmr.cluster import Workers
     from nbmr.errors import (
@@ -65,7 +65,7 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: PLE0604 - written out for readers and type checkers
+__all__ = [  # written out for readers and type checkers
     "AccessRefused",
     "BrokerError",
     "BrokerUnreachable",

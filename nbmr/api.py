@@ -79,8 +79,8 @@ def map(  # noqa: A001 - the name that users expect
     Parameters
     ----------
     data
-        A DataFrame or Series: `fn` gets a partition, some of its rows, of the same type. Or a list, range or any
-        iterable: `fn` gets an item. An iterable is read as the work goes on.
+        A DataFrame or Series: `fn` gets a partition, some of its rows, of the same type. Or a list, range or
+        any iterable: `fn` gets an item. An iterable is read as the work goes on.
     fn
         Any callable: a lambda, a closure, a function from a cell or a module. It is never called on data that
         isn't in `data`.
@@ -95,11 +95,11 @@ def map(  # noqa: A001 - the name that users expect
     timeout
         Seconds that one task may run; None for no limit.
     on_error
-        ``"raise"``: the first failure ends the job. ``"keep"``: the rest is finished; failures are warned about,
-        left out of a frame, and stand as `Failure` in a list.
+        ``"raise"``: the first failure ends the job. ``"keep"``: the rest is finished; failures are warned
+        about, left out of a frame, and stand as `Failure` in a list.
     gather
-        ``"auto"``: DataFrames and Series are concatenated in order; from a frame, one dict a partition makes one
-        row, one scalar a partition a Series; anything else is a list in order. ``"list"``: always a list.
+        ``"auto"``: DataFrames and Series are concatenated in order; from a frame, one dict a partition makes
+        one row, one scalar a partition a Series; anything else is a list in order. ``"list"``: always a list.
         ``"concat"``: concatenate, or complain.
     progress
         Whether to show progress.

@@ -24,10 +24,15 @@ class _Commands(click.Group):
 
 
 _url = click.option(
-    "--url", envvar="NBMR_URL", help="The broker: amqp://user:password@host:5672/vhost. Default: the private node."
+    "--url",
+    envvar="NBMR_URL",
+    help="The broker: amqp://user:password@host:5672/vhost. Default: the private node.",
 )
 _key_file = click.option(
-    "--key-file", envvar="NBMR_KEY_FILE", type=click.Path(dir_okay=False), help="File that holds the signing key."
+    "--key-file",
+    envvar="NBMR_KEY_FILE",
+    type=click.Path(dir_okay=False),
+    help="File that holds the signing key.",
 )
 
 
@@ -59,7 +64,13 @@ def worker(
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     settings = config.resolve(url, key_file=key_file, on_progress=lambda text: click.echo(text, err=True))
     options = Options(
-        settings.url, settings.key, queue, slots, pools.parse_bytes(memory_limit), max_idle, node=settings.node
+        settings.url,
+        settings.key,
+        queue,
+        slots,
+        pools.parse_bytes(memory_limit),
+        max_idle,
+        node=settings.node,
     )
     plural = "s" if slots > 1 else ""
     running = Worker(
@@ -71,7 +82,7 @@ def worker(
 
 @main.group()
 def broker() -> None:
-    """The private RabbitMQ node of this user."""
+    """Start, stop or ask after the private RabbitMQ node of this user."""
 
 
 @broker.command()
@@ -112,7 +123,9 @@ def status() -> None:
     if info:
         for pool in pools.living(config.Settings("", "", str(info["data_dir"]))):
             state = pool.state()
-            click.echo(f"{len(state['ready'])} of {state['count']} workers ready on queue {state['queue']!r}.")
+            click.echo(
+                f"{len(state['ready'])} of {state['count']} workers ready on queue {state['queue']!r}."
+            )
 
 
 def _show_node() -> None:

@@ -45,12 +45,12 @@ class Client(Session):
     ) -> Any:
         """Apply a function on workers, wait, and gather; see `nbmr.map`."""
         job, send = self.start(data, fn, args, options)
-        try:
-            with follow(job, progress):
+        with follow(job, progress):
+            try:
                 job.send(send)
                 return job.result()
-        finally:
-            job.forget()  # what is still running is ended, and nothing stays on the broker
+            finally:
+                job.forget()  # what is still running is ended, and nothing stays on the broker
 
     def submit(
         self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any

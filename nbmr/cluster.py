@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from nbmr import pools
 from nbmr.config import Settings
@@ -81,7 +81,7 @@ class Workers:
         what = f"{count} workers" if count != 1 else "1 worker"
         return f"<{what} on this machine, queue {self.queue!r}>" if count else "<Workers: stopped>"
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -120,7 +120,7 @@ class Failure:
     exception: BaseException | None = field(default=None, compare=False, repr=False)
 
     def error(self) -> NbmrError:
-        """The exception that stands for this failure."""
+        """Return the exception that stands for this failure."""
         if self.reason == "versions":
             return VersionMismatch(self.summary)
         kind = {"timeout": TaskTimeout, "lost": TaskLost}.get(self.reason, TaskError)
@@ -145,9 +145,7 @@ class TaskError(NbmrError):
         f = self.failure
         rows = f" (rows {f.rows[0]} to {f.rows[-1]})" if f.rows else ""
         tries = f" after {f.attempts} attempts" if f.attempts > 1 else ""
-        lines = [
-            f"{f.summary}\n  in partition {f.partition}{rows}, on worker {f.host} (pid {f.pid}){tries}"
-        ]
+        lines = [f"{f.summary}\n  in partition {f.partition}{rows}, on worker {f.host} (pid {f.pid}){tries}"]
         if f.traceback:
             lines.append(f.traceback.rstrip())
         if f.output:

@@ -37,8 +37,8 @@ class Job:
     broker, signer
         Where its log is.
     look
-        Called about once a second while somebody waits: raises if waiting is in vain, otherwise returns a hint for
-        the person who waits, or an empty text.
+        Called about once a second while somebody waits: raises if waiting is in vain, otherwise returns a hint
+        for the person who waits, or an empty text.
     """
 
     def __init__(
@@ -218,9 +218,8 @@ class Job:
         if self._gathered:
             return self._gathered[0]
         if not self.wait(timeout):
-            raise JobTimeout(
-                f"Job {self.name or self.id} is not done after {timeout:g} s; it goes on. {self.hint}".rstrip()
-            )
+            name = self.name or self.id
+            raise JobTimeout(f"Job {name} is not done after {timeout:g} s; it goes on. {self.hint}".rstrip())
         if self._send_error is not None:
             raise self._send_error
         if self.status == Status.CANCELLED:
@@ -280,7 +279,7 @@ class Job:
         """Yield ``(number, result)`` as results arrive; the number is the partition's or the item's."""
         seen = 0
         while True:
-            for _, outcome in self._log.arrived(seen):
+            for outcome in self._log.arrived(seen):
                 seen += 1
                 failed = outcome.failures
                 for unit, value in enumerate(outcome.values(writable=True)):
@@ -328,6 +327,16 @@ class Job:
             wait([self._stopping], _PATIENCE)  # or else it would be lost if this process ended now
         with contextlib.suppress(BrokerError):
             self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=_PATIENCE)
+
+    def _ipython_display_(self) -> None:
+        from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed
+
+        widgets.show(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002
+        from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed
+
+        return widgets.mimebundle(self)
 
     def __repr__(self) -> str:
         p = self.progress

@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from nbmr import codec, message, tracebacks
@@ -57,7 +58,7 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Estimated time to the end; None while nothing can be said."""
         finished = self.done + self.failed
-        if self.total is None or not finished:
+        if self.total is None or not finished or not self.rate:
             return None
         return (self.total - finished) / self.rate
 
@@ -135,6 +136,7 @@ class JobLog:
         default_factory=list, repr=False
     )
     _failures: list[Failure] = field(default_factory=list, repr=False)
+    _decoding: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _work_seconds: float = 0.0
     _deaths: dict[int, list[str]] = field(default_factory=dict, repr=False)
 
@@ -159,11 +161,10 @@ class JobLog:
 
     def failures(self) -> list[Failure]:
         """Return what failed so far, in the order of arrival."""
-        with self.changed:
-            new = self._failed[len(self._failures) :]
         # decoded here and not in the I/O thread: unpickling an exception may import the user's modules
-        self._failures += [_failure(*args) for args in new]
-        return list(self._failures)
+        with self._decoding:
+            self._failures += [_failure(*args) for args in self._failed[len(self._failures) :]]
+            return list(self._failures)
 
     def end(self, status: Status) -> bool:
         """Come to an end, if it hasn't yet; return whether this call did it."""
@@ -268,10 +269,10 @@ class JobLog:
             finished = self.done + self.failed
             return self._work_seconds / finished if finished else None
 
-    def arrived(self, after: int) -> Iterator[tuple[int, Outcome]]:
+    def arrived(self, after: int) -> list[Outcome]:
         """Return the outcomes that came since the first `after` ones."""
         with self.changed:
-            yield from list(self.outcomes.items())[after:]
+            return list(islice(self.outcomes.values(), after, None))
 
 
 def _failure(number: int, failure: dict[str, Any], fields: dict[str, Any], deaths: list[str]) -> Failure:

@@ -26,7 +26,8 @@ from nbmr.config import Settings
 from nbmr.errors import ConfigError, WorkerError
 from nbmr.topology import check_queue
 
-#: Seconds without a task after which workers of a named broker end, once the kernel that started them is gone.
+#: Seconds without a task after which workers of a named broker end, once the kernel that started them is
+#: gone.
 MAX_IDLE = 900.0
 #: Seconds that workers may take to be ready.
 START_SECONDS = 60.0

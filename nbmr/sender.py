@@ -136,7 +136,10 @@ class Sender:
         buffers = codec.encode(task.units, what="the data")
         inline: list[codec.Buffer] = [] if function["function_blob"] else list(self.call.buffers)
         fields: dict[str, Any] = {"inline": len(inline), "data_blob": None, "data_layout": []}
-        if sum(memoryview(buffer).nbytes for buffer in buffers) > topology.MESSAGE_BYTES - topology.INLINE_BYTES:
+        if (
+            sum(memoryview(buffer).nbytes for buffer in buffers)
+            > topology.MESSAGE_BYTES - topology.INLINE_BYTES
+        ):
             fields["data_layout"] = codec.layout(buffers)
             fields["data_blob"] = self._blob(f"data{number}", buffers)
             buffers = []
@@ -158,4 +161,3 @@ class Sender:
             **fields,
         )
         return self.broker.publish(topology.TASKS_EXCHANGE, self.options["queue"], body)
-

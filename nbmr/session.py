@@ -27,7 +27,7 @@ _GUESSED_SLOTS = os.cpu_count() or 1
 
 
 class Session:
-    """A connection to one broker, and what starts jobs on it; `nbmr.Client` adds the verbs that show something.
+    """A connection to one broker, and what starts jobs on it; `nbmr.Client` adds the verbs that show.
 
     Parameters and errors are those of `nbmr.Client`.
     """
@@ -109,7 +109,7 @@ class Session:
         return count
 
     def _look(self, job: Job) -> str:
-        """What keeps a job from going on; raises if it never will."""
+        """Tell what keeps a job from going on; raise if it never will."""
         if self._broker.trouble:
             if not self.usable:
                 raise NodeError(
@@ -153,7 +153,8 @@ class Session:
         return f"<{type(self).__name__} of a {where}{', closed' if self._closed else ''}>"
 
 
-#: What a job is given besides its data and function, for all to know; `partitions` is between us and the data.
+#: What a job is given besides its data and function, for all to know; `partitions` is between us and the
+#: data.
 _OPTIONS = ("queue", "retries", "timeout", "on_error", "gather", "name")
 
 

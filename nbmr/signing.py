@@ -48,8 +48,8 @@ class Signer:
         secret = re.sub(rb"\s", b"", secret) if isinstance(key, str) else secret
         if len(secret) < KEY_BYTES:
             raise ConfigError(
-                f"The signing key has {len(secret)} characters; at least {KEY_BYTES} are needed. Make one with:"
-                ' python -c "import secrets; print(secrets.token_hex(32))"'
+                f"The signing key has {len(secret)} characters; at least {KEY_BYTES} are needed. Make one"
+                ' with: python -c "import secrets; print(secrets.token_hex(32))"'
             )
         self._secret = secret
 

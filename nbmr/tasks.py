@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from nbmr import codec, frames
@@ -126,7 +127,7 @@ class Source:
         elif self._partitions is not None and not self.lazy:
             count = min(self._partitions, len(self._data))
             cuts = [len(self._data) * i // count for i in range(count + 1)] if count else []
-            for start, stop in zip(cuts, cuts[1:], strict=False):
+            for start, stop in pairwise(cuts):
                 yield Task(start, list(self._data[start:stop]))
         elif self.lazy:
             yield from self._batches(lambda _sent: self._size_by_time(seconds_per_unit()))
@@ -134,7 +135,7 @@ class Source:
             yield from self._batches(self._guided)
 
     def _guided(self, sent: int) -> int:
-        """Guided self-scheduling: large batches first, single items at the end (Polychronopoulos & Kuck, 1987)."""
+        """Guided self-scheduling (Polychronopoulos & Kuck, 1987): large batches first, single items last."""
         assert self.units is not None  # noqa: S101 - for the type checker
         return -(-(self.units - sent) // (8 * self._slots))
 

@@ -13,7 +13,8 @@
 
 Kinds of messages. In a task queue: ``task``. In a job's log: ``opened`` (what the job is), ``started``,
 ``result``, ``chunk`` (part of a result that is too large for one message), ``died`` (a child died under a
-task), ``lost``, ``sealed`` (all tasks are sent). In a blob: ``blob``. In control: ``cancel``. In key: ``key``.
+task), ``lost``, ``sealed`` (all tasks are sent). In a blob: ``blob``. In control: ``cancel``. In key:
+``key``.
 """
 
 from __future__ import annotations

@@ -59,9 +59,7 @@ class Broker:
         As for `connect`.
     """
 
-    def __init__(
-        self, addresses: tuple[Address, ...], alive: Callable[[], bool] = lambda: True
-    ) -> None:
+    def __init__(self, addresses: tuple[Address, ...], alive: Callable[[], bool] = lambda: True) -> None:
         name = f"nbmr {socket.gethostname()} {os.getpid()}"
         self._publishing = Link(addresses, f"{name} publishing", alive)
         try:
@@ -191,4 +189,3 @@ class Broker:
         """Close both connections."""
         self._publishing.close()
         self._consuming.close()
-

@@ -29,7 +29,7 @@ from nbmr.errors import BrokerError, BrokerUnreachable
 __all__ = ["Consumer", "Delivery", "Link", "NotFound"]
 
 #: Bytes that may wait for their confirmation; whoever publishes more waits.
-WINDOW_BYTES = 24 << 20
+WINDOW_BYTES = 16 << 20
 #: Seconds before the first attempt to reconnect, and the most between two.
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
 #: Seconds that a call (declare, delete, …) may take, reconnecting included.
@@ -124,9 +124,7 @@ class Link:
         """Why the state is not ``"open"``; otherwise empty."""
         return "" if self._state == "open" else "; ".join(str(f) for f in self._failures)
 
-    def publish(
-        self, exchange: str, key: str, body: Body, *, urgent: bool = False
-    ) -> Future[bool]:
+    def publish(self, exchange: str, key: str, body: Body, *, urgent: bool = False) -> Future[bool]:
         """Send a persistent message; wait while too many bytes are unconfirmed, unless it is urgent.
 
         Parameters
@@ -329,9 +327,7 @@ class Link:
             self._sent += 1
             self._unconfirmed[self._sent] = message
             properties = pika.BasicProperties(delivery_mode=2, message_id=str(self._sent))
-            self._connection.publish(
-                self._publisher, message.exchange, message.key, properties, message.body
-            )
+            self._connection.publish(self._publisher, message.exchange, message.key, properties, message.body)
 
     def _on_return(self, _channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
         message = self._unconfirmed.get(int(properties.message_id))
@@ -349,7 +345,9 @@ class Link:
             message.body = []
             if isinstance(frame.method, pika.spec.Basic.Nack):
                 message.confirmed.set_exception(
-                    BrokerError("RabbitMQ could not store a message; see its log for the reason (disk full?).")
+                    BrokerError(
+                        "RabbitMQ could not store a message; see its log for the reason (disk full?)."
+                    )
                 )
             else:
                 message.confirmed.set_result(message.routed)

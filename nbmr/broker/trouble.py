@@ -40,7 +40,9 @@ def translate(exc: BaseException | str, address: Address) -> BrokerError:
             return BrokerUnreachable(
                 f"Nothing listens at {address.host}:{address.port}. Is RabbitMQ running there, and the port right?"
             )
-    why = next((str(c) for c in reversed(found) if str(c)), None) or (exc if isinstance(exc, str) else repr(exc))
+    why = next((str(c) for c in reversed(found) if str(c)), None) or (
+        exc if isinstance(exc, str) else repr(exc)
+    )
     return BrokerUnreachable(f"{where} doesn't answer: {why}. Check host and port in the URL, and firewalls.")
 
 

@@ -53,8 +53,7 @@ def concat(results: list[Any], numbers: list[int]) -> Any:
     for number in numbers:
         part = results[number]
         results[number] = None
-        plan.put(part)
-        held += int(np.sum(part.memory_usage()))
+        held += plan.put(part)
         del part  # else it would live until the next one is there
         if held >= _HELD_BYTES:
             held = 0
@@ -93,16 +92,19 @@ class _Plan:
             start = stop
         self.row = 0
 
-    def put(self, part: Any) -> None:
+    def put(self, part: Any) -> int:
+        """Take the next partition's rows, and give the number of their bytes."""
+        size = int(part.index.nbytes)
         for start, stop, target in self.runs:
             if not self.is_frame:
-                target.put(part, self.row)
+                size += target.put(part, self.row)
             elif stop - start == 1:
-                target.put(part.iloc[:, start], self.row)
+                size += target.put(part.iloc[:, start], self.row)
             else:
-                target.put(part.iloc[:, start:stop], self.row)
+                size += target.put(part.iloc[:, start:stop], self.row)
         self.index.put(part.index, self.row)
         self.row += len(part)
+        return size
 
     def flush(self) -> None:
         self.index.flush()

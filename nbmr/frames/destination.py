@@ -30,8 +30,11 @@ _LARGE_BLOCK = 64 << 20
 class Destination(Protocol):
     """Takes the rows of one column, or of several of one dtype, partition after partition."""
 
-    def put(self, values: Any, start: int) -> None:
-        """Take a partition's Series (for several columns, DataFrame), to begin at row ``start``."""
+    def put(self, values: Any, start: int) -> int:
+        """Take a partition's Series (for several columns, DataFrame), to begin at row ``start``.
+
+        Gives the number of its bytes.
+        """
 
     def flush(self) -> None:
         """Let go of all partitions taken so far."""
@@ -75,7 +78,7 @@ class _Block:
         order: Literal["F", "C"] = "F" if self.by_row else "C"
         self.values: np.ndarray[Any, Any] = np.empty((width, rows), dtype, order)
 
-    def put(self, values: Any, start: int) -> None:
+    def put(self, values: Any, start: int) -> int:
         width, stop = len(self.values), start + len(values)
         if width == 1:
             self.values[0, start:stop] = values.to_numpy().reshape(-1)
@@ -84,6 +87,7 @@ class _Block:
         else:  # one by one, since pandas copies columns that don't lie side by side to show them as one
             for number in range(width):
                 self.values[number, start:stop] = values.iloc[:, number].to_numpy()
+        return width * len(values) * self.values.itemsize
 
     def flush(self) -> None:
         """Nothing is held."""
@@ -98,8 +102,9 @@ class _Backed:
     def __init__(self, dtype: Any, rows: int) -> None:
         self.values: Any = detached_dtype(dtype).empty((rows,))
 
-    def put(self, values: Any, start: int) -> None:
+    def put(self, values: Any, start: int) -> int:
         self.values[start : start + len(values)] = values.array
+        return int(values.nbytes)
 
     def flush(self) -> None:
         """Nothing is held."""
@@ -116,10 +121,11 @@ class _Masked:
         self.values: np.ndarray[Any, Any] = np.empty(rows, dtype)
         self.mask: np.ndarray[Any, Any] = np.empty(rows, bool)
 
-    def put(self, values: Any, start: int) -> None:
+    def put(self, values: Any, start: int) -> int:
         dtype, stop = self.values.dtype, start + len(values)
         self.mask[start:stop] = values.array.isna()
         self.values[start:stop] = values.array.to_numpy(dtype, na_value=dtype.type(0))
+        return int(values.nbytes)
 
     def flush(self) -> None:
         """Nothing is held."""
@@ -136,8 +142,9 @@ class _Pieces:
         self.pieces: list[Any] = []
         self.flushed = 0
 
-    def put(self, values: Any, start: int) -> None:  # noqa: ARG002 -- the order is enough here
+    def put(self, values: Any, start: int) -> int:  # noqa: ARG002 -- the order is enough here
         self.pieces.append(values)
+        return int(values.nbytes)
 
     def flush(self) -> None:
         held = self.pieces[self.flushed :]

@@ -26,8 +26,9 @@ LABEL_LENGTH = 80
 # The size of rows is estimated from a sample: so many stretches of the frame, so many rows in each.
 _STRETCHES = 16
 _ROWS_A_STRETCH = 32
-# At most so many cells of object columns are looked at in each stretch; of huge ones these few.
-_CELLS_A_STRETCH = 4096
+# So many columns at most are looked at.
+_COLUMNS = 64
+# Of cells that together are huge, these few are looked at.
 _HUGE_CELLS = 16
 _HUGE_BYTES = 1 << 20
 
@@ -151,24 +152,30 @@ def row_bytes(data: pd.DataFrame | pd.Series[Any]) -> float:
     each = min(_ROWS_A_STRETCH, rows // stretches)
     # The positions of the sample: in every stretch as many, evenly spread.
     positions = np.arange(stretches * each) * (rows - 1) // max(stretches * each - 1, 1)
-    sample = frame.iloc[:, [number for number, is_plain in enumerate(plain) if not is_plain]].iloc[positions]
+    others = [number for number, is_plain in enumerate(plain) if not is_plain]
+    some = others[:: math.ceil(len(others) / _COLUMNS) or 1]
+    sample = frame.iloc[:, some].iloc[positions]
     columns = [sample.iloc[:, number] for number in range(sample.shape[1])]
+    weights = [len(others) / len(some)] * len(some) if some else []
     if not isinstance(frame.index, pd.RangeIndex):
-        labels = frame.index[positions].to_frame(index=False)
-        columns += [labels.iloc[:, number] for number in range(labels.shape[1])]
-    cells = max(1, _CELLS_A_STRETCH // max(len(columns), 1))
+        labels = frame.index[positions]
+        levels = [labels.get_level_values(number) for number in range(labels.nlevels)]
+        columns += [pd.Series(level, dtype=level.dtype) for level in levels]
+        weights += [1.0] * len(levels)
     sizes = [
-        sum(_column_bytes(column.iloc[number * each : (number + 1) * each], cells) for column in columns)
-        / each
+        sum(
+            weight * _column_bytes(column.iloc[number * each : (number + 1) * each])
+            for column, weight in zip(columns, weights, strict=True)
+        )
         for number in range(stretches)
     ]
-    return float(fixed + max(sizes))
+    return float(fixed + max(sizes) / each)
 
 
-def _column_bytes(column: pd.Series[Any], cells: int) -> float:
-    """Estimate how many bytes a short column takes when encoded, from at most so many cells."""
+def _column_bytes(column: pd.Series[Any]) -> float:
+    """Estimate how many bytes a short column takes when encoded."""
     import numpy as np  # noqa: PLC0415 -- `import nbmr` must not load pandas
-    import pandas as pd  # noqa: PLC0415 -- `import nbmr` must not load pandas
+    import pandas as pd  # noqa: PLC0415 -- see above
 
     dtype: Any = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
@@ -177,7 +184,7 @@ def _column_bytes(column: pd.Series[Any], cells: int) -> float:
     if not is_object and not (isinstance(dtype, pd.StringDtype) and dtype.storage == "python"):
         return column.nbytes
     seen = size = 0
-    for cell in column.iloc[:cells]:
+    for cell in column:
         seen += 1
         size += min(_cell_bytes(cell), PARTITION_BYTES)  # one huge cell can't be split
         if size > _HUGE_BYTES and seen >= _HUGE_CELLS:

@@ -151,7 +151,9 @@ class Runner:
         if known in self._functions:
             self._functions.move_to_end(known)
             return self._functions[known]
-        buffers = codec.slices(memoryview(file), layout) if file is not None else [bytearray(b) for b in inline]
+        buffers = (
+            codec.slices(memoryview(file), layout) if file is not None else [bytearray(b) for b in inline]
+        )
         call = codec.decode(buffers)
         self._functions[digest, shipped.generation()] = call
         if len(self._functions) > _FUNCTIONS:
@@ -176,15 +178,15 @@ class Runner:
         values: list[Any], failures: list[dict[str, Any]]
     ) -> tuple[list[tuple[int, int]], list[codec.Buffer]]:
         try:
-            buffers = codec.encode(values, what="the result")
+            buffers = codec.encode(values, what="the result of `fn`")
         except PickleError:
             for number, value in enumerate(values):
                 try:
-                    codec.encode(value, what="the result")
+                    codec.encode(value, what="the result of `fn`")
                 except PickleError as exc:
                     values[number] = None
-                    failures.append(_failure(exc, 1) | {"unit": number})
-            buffers = codec.encode(values, what="the result")
+                    failures.append(_failure(exc, 1) | {"unit": number, "traceback": ""})
+            buffers = codec.encode(values)
         return codec.layout(buffers), codec.pieces(buffers)
 
 

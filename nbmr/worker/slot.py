@@ -164,9 +164,7 @@ class Slot(threading.Thread):
             self._worker.forget(job)  # its log is gone: somebody cancelled it or gave it up
         delivery.ack()
 
-    def _failed(
-        self, task: Message, who: dict[str, Any], reason: str, summary: str, attempt: int
-    ) -> Body:
+    def _failed(self, task: Message, who: dict[str, Any], reason: str, summary: str, attempt: int) -> Body:
         failures = [
             {"reason": reason, "summary": summary, "attempts": attempt, "output": self._output, "unit": unit}
             for unit in range(task.fields["count"])
@@ -284,9 +282,7 @@ class Slot(threading.Thread):
         self._child.adopt_output(child)
         return _ChildDied(cause)
 
-    def _receive(
-        self, task: Message, reply: dict[str, Any], who: dict[str, Any], attempt: int
-    ) -> Body:
+    def _receive(self, task: Message, reply: dict[str, Any], who: dict[str, Any], attempt: int) -> Body:
         """Take the child's encoded result and seal it; a large one goes ahead in chunks."""
         child, worker = self._child, self._worker
         assert child is not None  # noqa: S101 - for the type checker

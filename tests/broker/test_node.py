@@ -1,5 +1,6 @@
 """The private node: a real RabbitMQ, started, killed, left alone and stopped."""
 
+import dataclasses
 import json
 import os
 import pwd
@@ -16,8 +17,13 @@ import pika
 import psutil
 import pytest
 
-from nbmr import connection_file, keeper, node
+from nbmr import node
 from nbmr.errors import ConfigError, NodeError, RabbitMQNotFound
+from nbmr.node import connection_file, install
+from nbmr.node.folder import check_disk
+from nbmr.node.presence import nobody
+from nbmr.node.probe import probe
+from nbmr.node.processes import gone
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -76,7 +82,7 @@ def family(info):
 
 def all_gone(processes, timeout=1.0):
     """Whether these end in time; zombies have ended, and wait for process 1 to notice."""
-    return node._gone(processes, timeout)
+    return gone(processes, timeout)
 
 
 def eventually(condition, timeout=30.0):
@@ -92,6 +98,11 @@ def python(code, **options):
     return subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, **options
     )
+
+
+def kill_keeper(info):
+    os.kill(info.keeper_pid, signal.SIGKILL)
+    eventually(lambda: not node.living(info.keeper_pid))
 
 
 def channel(info):
@@ -189,13 +200,47 @@ def test_a_killed_server_comes_back_with_its_messages(info):
     ch.connection.close()
 
 
-def test_a_killed_keeper_is_replaced_with_its_server(info):
+def test_a_killed_keeper_is_replaced_and_its_server_kept(other_home, monkeypatch):
+    monkeypatch.setenv("NBMR_NODE_IDLE", "1")
+    info = node.ensure()
+    ch = channel(info)
+    ch.confirm_delivery()
+    ch.queue_declare("kept", durable=True, arguments={"x-queue-type": "quorum"})
+    ch.basic_publish("", "kept", b"a job")
+    with node.hold(info.data_dir, "clients"):
+        before = family(info)[1:]
+        [epmd] = [p for p in before if "epmd" in p.name()]
+        kill_keeper(info)
+        assert node.status() is None
+        said = []
+        new = node.ensure(said.append)
+        assert "Taking over" in said[0]
+        assert new.keeper_pid != info.keeper_pid
+        assert (
+            dataclasses.replace(new, keeper_pid=info.keeper_pid, keeper_started=info.keeper_started) == info
+        )
+        assert [p for p in before if not node.living(p.pid, p.create_time())] == []
+        assert node.ensure() == new
+        assert ch.basic_get("kept", auto_ack=True)[2] == b"a job"  # on a connection from before
+        ch.connection.close()
+        os.killpg(new.node_pid, signal.SIGKILL)  # the new keeper brings back what it did not start
+        again = eventually(lambda: node.ensure().node_pid != info.node_pid and node.ensure())
+        assert (again.url, again.key, again.keeper_pid) == (info.url, info.key, new.keeper_pid)
+        channel(again).connection.close()
+        os.kill(epmd.pid, signal.SIGKILL)
+        eventually(lambda: [p for p in family(new) if "epmd" in p.name()])
+        with pytest.raises(psutil.TimeoutExpired):  # it sees the client that came before it
+            psutil.Process(new.keeper_pid).wait(2.5)
+    eventually(lambda: not left_over(other_home))  # nobody uses it
+
+
+def test_a_killed_keeper_and_its_dead_server_are_replaced(info):
     before = family(info)
-    os.kill(info.keeper_pid, signal.SIGKILL)
-    eventually(lambda: not node.living(info.keeper_pid))
+    os.killpg(info.node_pid, signal.SIGSTOP)  # as good as dead, and no keeper may bring it back meanwhile
+    kill_keeper(info)
     new = node.ensure()
     assert new.keeper_pid != info.keeper_pid
-    assert node.probe(new.port)
+    assert probe(new.port)
     assert all_gone(before)
     assert not Path(info.data_dir).exists()
 
@@ -239,7 +284,7 @@ def test_an_interrupted_start_leaves_nothing_broken(other_home):
     kernel.send_signal(signal.SIGINT)
     kernel.communicate(timeout=10)
     assert kernel.returncode != 0
-    assert node.probe(node.ensure().port)
+    assert probe(node.ensure().port)
     assert len(list((other_home / "state" / "nbmr").glob("node-*"))) == 1
 
 
@@ -255,7 +300,7 @@ def test_a_start_can_be_stopped(other_home):
 
 
 def test_a_hung_keeper_is_no_obstacle(other_home, monkeypatch):
-    monkeypatch.setattr(node, "KEEPER_GRACE", 0.5)
+    monkeypatch.setattr("nbmr.node.node.KEEPER_GRACE", 0.5)
     info = node.ensure()
     before = family(info)
     os.kill(info.keeper_pid, signal.SIGSTOP)
@@ -303,7 +348,7 @@ def test_a_presence_ends_with_its_process_not_with_its_forks(tmp_path):
     lock.touch()
     with node.hold(tmp_path, "jobs") as presence:
         presence.hold()
-        assert not node.nobody(lock)
+        assert not nobody(lock)
         ours, theirs = os.pipe()
         child = os.fork()
         if not child:
@@ -311,18 +356,18 @@ def test_a_presence_ends_with_its_process_not_with_its_forks(tmp_path):
             os.read(ours, 1)  # lives on
             os._exit(0)
         os.close(ours)
-        assert not node.nobody(lock)
+        assert not nobody(lock)
         presence.release()
-        assert node.nobody(lock)  # although the child lives
+        assert nobody(lock)  # although the child lives
         os.close(theirs)
         os.waitpid(child, 0)
-        assert not node.nobody(presence.hold()._file)
-    assert node.nobody(lock)
+        assert not nobody(presence.hold()._file)
+    assert nobody(lock)
 
 
 def test_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr(node, "SERVERS", ())
-    monkeypatch.setattr(node, "PROGRAMS", ())
+    monkeypatch.setattr(install, "SERVERS", ())
+    monkeypatch.setattr(install, "PROGRAMS", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RabbitMQNotFound, match="NBMR_URL"):
         node.find_server()
@@ -354,13 +399,13 @@ def test_a_taken_port_is_tried_elsewhere(other_home, monkeypatch):
     """The first ports that are drawn are in use; the keeper runs in a process where that is arranged."""
     code = """
 import socket
-from nbmr import keeper
+from nbmr.node import configuration, keeper
 taken = socket.create_server(("127.0.0.1", 0))
-draw, draws = keeper.free_ports, []
+draw, draws = configuration.free_ports, []
 def free_ports(n):
     draws.append(n)
     return [taken.getsockname()[1], *draw(n)[1:]] if len(draws) == 1 else draw(n)
-keeper.free_ports = free_ports
+configuration.free_ports = free_ports
 keeper.main(["--idle=0.1"])
 """
     process = python(code)
@@ -372,13 +417,13 @@ keeper.main(["--idle=0.1"])
 
 def test_too_little_disk_space(tmp_path):
     with pytest.raises(NodeError, match=r"Too little free disk space.*NBMR_URL"):
-        keeper.check_disk(tmp_path / "state", needed=2**62)
+        check_disk(tmp_path / "state", needed=2**62)
 
 
 def test_an_ordinary_user_can_start_it(request):
     """As root, another user runs the keeper; otherwise every test here shows it already."""
     if os.getuid() != 0:
-        assert node.probe(node.ensure().port)
+        assert probe(node.ensure().port)
         return
     user = pwd.getpwnam("nobody")
     home = Path(tempfile.mkdtemp(prefix="nbmr-"))  # pytest's own folders are closed to other users
@@ -386,8 +431,8 @@ def test_an_ordinary_user_can_start_it(request):
     os.chown(home, user.pw_uid, user.pw_gid)
     # What Python would load later is loaded as root: it may lie where the user can't read it.
     process = python(
-        f"import encodings.idna, os; from nbmr import keeper; os.setgroups([]); os.setgid({user.pw_gid})\n"
-        f"os.setuid({user.pw_uid}); os.environ['HOME'] = {str(home)!r}\n"
+        f"import encodings.idna, os; from nbmr.node import keeper; os.setgroups([])\n"
+        f"os.setgid({user.pw_gid}); os.setuid({user.pw_uid}); os.environ['HOME'] = {str(home)!r}\n"
         f"keeper.main(['--idle=60', '--connection-file={home}/node.json', '--state-dir={home}/state'])"
     )
     eventually(lambda: (home / "node.json").exists() or process.poll() is not None)

@@ -109,6 +109,17 @@ def test_cells_that_cannot_be_pickled_are_estimated():
     assert row_bytes(pd.Series([lambda: None] * 100)) > 0
 
 
+def test_levels_may_share_a_name():
+    index = pd.MultiIndex.from_arrays([["a", "b"], ["x", "y" * 100]], names=["n", "n"])
+    assert 50 < row_bytes(pd.DataFrame({"v": [1, 2]}, index=index)) < 300
+
+
+def test_many_columns_are_estimated_from_some():
+    frame = pd.DataFrame({number: ["text"] * 4 for number in range(1000)}, dtype=object)
+    one = row_bytes(frame.iloc[:, :1])
+    assert row_bytes(frame) == pytest.approx(1000 * one)
+
+
 def test_categories_do_not_make_more_partitions():
     data = pd.Series(pd.Categorical([f"name {i}" for i in range(200_000)]))
     assert len(row_bounds(data, None, 1)) == 8

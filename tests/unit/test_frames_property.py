@@ -14,7 +14,7 @@ from nbmr.frames import gather, row_bounds, take
 
 pa = pytest.importorskip("pyarrow")
 
-EXAMPLES = int(os.environ.get("NBMR_TEST_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("NBMR_TEST_EXAMPLES", "40"))
 STAMPS = [
     pd.Timestamp("2024-03-30 12:00"),
     pd.NaT,

@@ -1,0 +1,13 @@
+"""The private RabbitMQ node of this user: find it, start it, ask after it, stop it.
+
+A node is owned by its keeper, a process of its own (`nbmr.node.keeper`), so that it outlives the kernel that
+started it. What is known of it lies in its data folder (`nbmr.node.folder`). How to reach it stands in the
+connection file (`nbmr.node.connection_file`).
+"""
+
+from nbmr.node.install import find_server
+from nbmr.node.node import ensure, status, stop
+from nbmr.node.presence import Presence, hold
+from nbmr.node.processes import living
+
+__all__ = ["Presence", "ensure", "find_server", "hold", "living", "status", "stop"]
