@@ -13,10 +13,10 @@ setup() {
   if ! venv_works; then
     if find_python; then
       "$python" -c 'import ensurepip' 2>/dev/null || missing+=("python$(python_version)-venv")
-    elif ! command -v python3 >/dev/null; then
-      missing+=(python3 python3-venv)
+    elif command -v apt-get >/dev/null && command -v python3 >/dev/null; then
+      old_python # this release has no newer one under that name
     else
-      old_python
+      missing+=(python3 python3-venv)
     fi
   fi
   [ "${#missing[@]}" = 0 ] || install "${missing[@]}"

@@ -37,8 +37,8 @@ class Job:
     broker, signer
         Where its log is.
     look
-        Called about once a second while somebody waits: raises if waiting is in vain, otherwise returns a hint
-        for the person who waits, or an empty text.
+        Called about once a second while somebody waits: raises if waiting is in vain, otherwise returns a
+        hint for the person who waits, or an empty text.
     """
 
     def __init__(
@@ -142,7 +142,8 @@ class Job:
             run()
         except BaseException as exc:
             self._send_error = exc
-            if self._log.end(Status.FAILED):
+            interrupted = isinstance(exc, KeyboardInterrupt)
+            if self._log.end(Status.CANCELLED if interrupted else Status.FAILED):
                 self._stop_workers()
             raise
 

@@ -1,4 +1,4 @@
-"""Where progress is shown: a panel in a notebook, a bar in a terminal, nothing elsewhere."""
+"""Where progress is shown: a panel in a notebook, a bar in a terminal, only trouble elsewhere."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def follow(job: Job, show: bool | str = True) -> AbstractContextManager[None]:
     job
         The job.
     show
-        True for a panel in a notebook, a bar in a terminal, and nothing elsewhere; ``"notebook"`` or
-        ``"terminal"`` for one of these anyway; False for nothing.
+        True for a panel in a notebook, a bar in a terminal, and elsewhere a line only if something keeps the
+        job from going on; ``"notebook"`` or ``"terminal"`` for one of these anyway; False for nothing.
 
     Raises
     ------
@@ -45,6 +45,8 @@ def follow(job: Job, show: bool | str = True) -> AbstractContextManager[None]:
             return _following(job, widgets.Panel())
         case "terminal":
             return _following(job, Bar(sys.stderr))
+        case "script":
+            return _following(job, Notes(sys.stderr))
         case _:
             return nullcontext()
 
@@ -88,11 +90,9 @@ def _where(show: bool | str) -> str:
         return show
     if show and widgets.in_notebook():
         return "notebook"
-    return "terminal" if show and _is_terminal(sys.stderr) else ""
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and not stream.closed and stream.isatty()
+    if not show or sys.stderr is None or sys.stderr.closed:
+        return ""
+    return "terminal" if sys.stderr.isatty() else "script"
 
 
 @contextmanager
@@ -132,6 +132,39 @@ def _width(stream: TextIO) -> int:
         return (os.get_terminal_size(stream.fileno()).columns or 80) - 1
     except OSError:  # no terminal, but asked for
         return 79
+
+
+class Notes:
+    """For a script without a terminal: says what keeps the job from going on, once it has for a while.
+
+    Parameters
+    ----------
+    stream
+        Where to write.
+    """
+
+    #: Seconds that a hint has to last to be worth a line.
+    PATIENCE = 5.0
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._hint, self._since = "", 0.0
+        self._said = {""}
+
+    def show(self, state: html.State) -> None:
+        """Say nothing yet."""
+        self.update(state)
+
+    def update(self, state: html.State) -> None:
+        """Say what lasts."""
+        if state.hint != self._hint:
+            self._hint, self._since = state.hint, state.seconds
+        if self._hint not in self._said and state.seconds - self._since >= self.PATIENCE:
+            self._said.add(self._hint)
+            print(f"nbmr: {html.plain(self._hint)}", file=self._stream, flush=True)
+
+    def finish(self, state: html.State) -> None:
+        """Say nothing more."""
 
 
 class Bar:

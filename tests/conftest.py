@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,8 +185,11 @@ def named(server: Server, home: Path) -> Named:
 @pytest.fixture(scope="session")
 def client(server: Server) -> Iterator[nbmr.Client]:
     """A client of the private node, with two workers on the default queue."""
-    with nbmr.Client() as client, client.workers(2):
-        yield client
+    with nbmr.Client() as client:
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            workers = client.workers(2)
+        with workers:
+            yield client
 
 
 @pytest.fixture

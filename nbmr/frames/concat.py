@@ -94,7 +94,7 @@ class _Plan:
 
     def put(self, part: Any) -> int:
         """Take the next partition's rows, and give the number of their bytes."""
-        size = int(part.index.nbytes)
+        size = self.index.put(part.index, self.row)
         for start, stop, target in self.runs:
             if not self.is_frame:
                 size += target.put(part, self.row)
@@ -102,7 +102,6 @@ class _Plan:
                 size += target.put(part.iloc[:, start], self.row)
             else:
                 size += target.put(part.iloc[:, start:stop], self.row)
-        self.index.put(part.index, self.row)
         self.row += len(part)
         return size
 

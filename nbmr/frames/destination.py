@@ -104,7 +104,7 @@ class _Backed:
 
     def put(self, values: Any, start: int) -> int:
         self.values[start : start + len(values)] = values.array
-        return int(values.nbytes)
+        return _bytes_of(values)
 
     def flush(self) -> None:
         """Nothing is held."""
@@ -125,7 +125,7 @@ class _Masked:
         dtype, stop = self.values.dtype, start + len(values)
         self.mask[start:stop] = values.array.isna()
         self.values[start:stop] = values.array.to_numpy(dtype, na_value=dtype.type(0))
-        return int(values.nbytes)
+        return _bytes_of(values)
 
     def flush(self) -> None:
         """Nothing is held."""
@@ -144,7 +144,7 @@ class _Pieces:
 
     def put(self, values: Any, start: int) -> int:  # noqa: ARG002 -- the order is enough here
         self.pieces.append(values)
-        return int(values.nbytes)
+        return _bytes_of(values)
 
     def flush(self) -> None:
         held = self.pieces[self.flushed :]
@@ -161,6 +161,11 @@ class _Pieces:
             self.flush()
         pieces, self.pieces = self.pieces, []
         return pieces[0].reset_index(drop=True) if len(pieces) == 1 else concat_columns(pieces)
+
+
+def _bytes_of(column: Any) -> int:
+    """Give the bytes of a Series without its categories, which warn when they are asked for theirs."""
+    return int((column.cat.codes if isinstance(column.dtype, pd.CategoricalDtype) else column).nbytes)
 
 
 def concat_columns(pieces: list[Any]) -> Any:

@@ -14,8 +14,8 @@ from nbmr.frames.destination import destination, detached_index, union_of
 class Labels(Protocol):
     """Takes the indexes of partitions, one after the other."""
 
-    def put(self, index: Any, start: int) -> None:
-        """Take a partition's index, whose first label is that of row ``start``."""
+    def put(self, index: Any, start: int) -> int:
+        """Take a partition's index, whose first label is that of row ``start``; give its bytes."""
 
     def flush(self) -> None:
         """Let go of all indexes taken so far."""
@@ -49,8 +49,9 @@ class _Ranges:
     def __init__(self) -> None:
         self.ranges: list[Any] = []
 
-    def put(self, index: Any, start: int) -> None:  # noqa: ARG002 -- the order is enough here
+    def put(self, index: Any, start: int) -> int:  # noqa: ARG002 -- the order is enough here
         self.ranges.append(index)
+        return 0
 
     def flush(self) -> None:
         """Ranges hold no data."""
@@ -67,10 +68,10 @@ class _Flat:
         self.freqs: list[Any] = []
         self.lengths: list[int] = []
 
-    def put(self, index: Any, start: int) -> None:
-        self.column.put(pd.Series(index, dtype=index.dtype), start)
+    def put(self, index: Any, start: int) -> int:
         self.freqs.append(getattr(index, "freq", None))
         self.lengths.append(len(index))
+        return self.column.put(pd.Series(index, dtype=index.dtype), start)
 
     def flush(self) -> None:
         self.column.flush()
@@ -109,7 +110,7 @@ class _Levels:
         #: For each level and partition, which of these it is, and the codes.
         self.codes: list[list[tuple[int, Any]]] = []
 
-    def put(self, index: Any, start: int) -> None:  # noqa: ARG002 -- the order is enough here
+    def put(self, index: Any, start: int) -> int:  # noqa: ARG002 -- the order is enough here
         if not self.levels:
             self.levels = [[] for _ in index.levels]
             self.codes = [[] for _ in index.levels]
@@ -119,6 +120,7 @@ class _Levels:
             if not (known and known[-1].identical(level)):
                 known.append(detached_index(level))
             joined.append((len(known) - 1, np.array(codes)))
+        return sum(codes.nbytes for codes in index.codes)
 
     def flush(self) -> None:
         """Everything is copied at once."""

@@ -51,7 +51,7 @@ def test_a_frame_of_a_series(client):
 
 def test_one_dict_a_partition_makes_one_row(client):
     out = client.map(FRAME, lambda part: {"rows": len(part), "first": part.b.iloc[0]}, partitions=3)
-    assert_frame_equal(out, pd.DataFrame({"rows": [3, 3, 4], "first": ["a", "d", "g"]}))
+    assert_frame_equal(out, pd.DataFrame({"rows": [4, 3, 3], "first": ["a", "e", "h"]}))
 
 
 def test_one_scalar_a_partition_makes_a_series(client):
@@ -217,7 +217,7 @@ def test_partitions_say_how_many(client, tmp_path):
     client.map(FRAME, fn, partitions=4)
     assert sorted(lines(calls)) == ["2", "2", "3", "3"]
     job = client.submit(FRAME, lambda part: len(part), partitions=4)
-    assert job.result().tolist() == [2, 3, 2, 3]
+    assert job.result().tolist() == [3, 3, 2, 2]
     assert job.progress.total == 4
     job.forget()
 

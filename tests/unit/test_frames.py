@@ -2,8 +2,6 @@
 
 import gc
 import pickle
-import subprocess
-import sys
 import warnings
 import weakref
 
@@ -230,46 +228,6 @@ def test_columns_of_one_dtype_are_one_block_and_contiguous():
     assert all(got.iloc[:, number].to_numpy().flags.c_contiguous for number in range(4))
 
 
-PEAK = """
-import gc, sys
-import numpy as np, pandas as pd
-from nbmr.frames import gather
-import nbmr.frames.concat
-
-def part(number, rows):
-    rng = np.random.default_rng(number)
-    frame = pd.DataFrame(rng.random((6, rows)).T, index=range(number * rows, (number + 1) * rows))
-    if sys.argv[1] == "mixed":
-        frame[6] = pd.array(np.arange(rows), dtype="Int64")
-        frame[7] = pd.date_range("2024", periods=rows, freq="s", tz="UTC").as_unit("ns")
-        frame[8] = pd.Categorical.from_codes(np.arange(rows) % 3, ["a", "b", "c"])
-    return frame
-
-def status(key):
-    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith(key))
-
-parts = [part(number, int(sys.argv[3])) for number in range(int(sys.argv[2]))]
-gc.collect()
-open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far
-before = status("VmRSS")
-result = gather(parts, of_frame=True)
-print(status("VmHWM") - before, result.memory_usage(index=False).sum() / 2**20)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("kind", ["floats", "mixed"])
-@pytest.mark.parametrize(("count", "rows"), [(8, 600_000), (60, 80_000)], ids=["large", "small"])
-def test_memory_holds_the_result_and_one_partition(kind, count, rows):
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, kind, str(count), str(rows)], check=True, capture_output=True, text=True
-    )
-    above, size = map(float, done.stdout.split())
-    # Before it, memory held all partitions: as much as the result. A plain pd.concat needs it twice.
-    assert size > 200
-    assert above < 100
-
-
 # ------------------------------------------------------------------------ dtypes
 
 
@@ -372,6 +330,22 @@ def test_many_categories_need_wide_codes():
     assert got.tolist() == [999, 0, 500]
 
 
+def test_objects_are_not_inferred_where_all_parts_are_objects():
+    objects = np.array([pd.Timestamp("2024"), "x"], dtype=object)
+    one, two = pd.Series(objects[:1], dtype=object), pd.Series(objects[:1], dtype=object, index=[1])
+    assert join(one, two).dtype == object
+    assert join(one.to_frame(), two.to_frame()).dtypes.tolist() == [object]
+    labels = pd.Index(objects[:1], dtype=object)
+    assert join(one.set_axis(labels), two.set_axis(labels)).index.dtype == object
+
+
+def test_categories_with_a_time_zone():
+    stamps = pd.Series(pd.date_range("2024", periods=4, tz="UTC")).astype("category")
+    assert_series_equal(join(stamps.iloc[:2], stamps.iloc[2:]), stamps)
+    parts = [stamps.iloc[:2].cat.remove_unused_categories(), stamps.iloc[2:].cat.remove_unused_categories()]
+    assert_series_equal(join(*parts), stamps)
+
+
 def test_no_warning_is_shown():
     parts = [
         pd.DataFrame({"a": [np.nan], "b": [None], "s": pd.arrays.SparseArray([1], fill_value=0)}),
@@ -406,7 +380,9 @@ def test_dates_keep_their_frequency_where_they_go_on():
     series = pd.Series(range(6), index=index)
     assert join(*[series.iloc[i : i + 2] for i in (0, 2, 4)]).index.freq == index.freq
     assert join(series.iloc[:1], series.iloc[1:3]).index.freq == index.freq
-    assert join(series.iloc[:2], series.iloc[4:]).index.freq is None
+    gap = join(series.iloc[:2], series.iloc[4:])
+    assert gap.index.freq is None
+    assert gap.index.equals(index[[0, 1, 4, 5]])
     every_other = series.iloc[::2]
     assert join(every_other.iloc[:2], every_other.iloc[2:]).index.freq == every_other.index.freq
 
@@ -436,6 +412,17 @@ def test_levels_keep_dtype_and_missing_labels():
 def test_an_index_whose_dtype_drifts():
     got = join(pd.Series([1], index=pd.Index([None], dtype=object)), pd.Series([2], index=["a"]))
     assert_series_equal(got, pd.Series([1, 2], index=[None, "a"]))
+
+
+def test_levels_that_differ_are_united():
+    parts = [
+        pd.Series([1, 2], index=pd.MultiIndex.from_arrays([["b", None], [1, 2]])),
+        pd.Series([3, 4], index=pd.MultiIndex.from_arrays([[None, "a"], [2, 9]])),
+    ]
+    got = join(*parts)
+    labels = [("b", 1), (None, 2), (None, 2), ("a", 9)]
+    assert [(None if pd.isna(one) else one, two) for one, two in got.index] == labels
+    assert [level.tolist() for level in got.index.levels] == [["a", "b"], [1, 2, 9]]
 
 
 def test_names_that_differ_are_dropped():

@@ -1,0 +1,95 @@
+"""Every notebook under notebooks/ runs, on a private node of its own, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+from nbclient import NotebookClient
+
+from nbmr import node
+from nbmr.errors import RabbitMQNotFound
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+#: Notebooks that draw a plot.
+PLOTS = {"01-quickstart.ipynb"}
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Processes that were told to keep their state in this folder, other than this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("XDG_STATE_HOME", "").startswith(str(folder))
+            ended = process.status() == psutil.STATUS_ZOMBIE
+        except psutil.Error:  # another user's, or gone meanwhile
+            continue
+        if ours and not ended and process.pid != os.getpid():
+            found.append(process)
+    return found
+
+
+@pytest.fixture
+def own_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Kernels started meanwhile find no node but their own, which lies in this folder."""
+    try:
+        node.find_server()
+    except RabbitMQNotFound as exc:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(exc))
+    for name in ("NBMR_URL", "NBMR_KEY", "NBMR_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, folder in {
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "XDG_STATE_HOME": "state",
+        "IPYTHONDIR": "ipython",
+        "MPLCONFIGDIR": "matplotlib",
+    }.items():
+        (tmp_path / folder).mkdir(mode=0o700)
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's is inline
+    yield tmp_path
+    node.stop()
+    left = processes_of(tmp_path)
+    for process in left:
+        process.kill()
+    assert not left, f"the node was stopped, and left {left}"
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list[Any]:
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def test_there_are_notebooks() -> None:
+    assert {path.name for path in NOTEBOOKS} >= PLOTS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_is_stored_without_outputs(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    assert not outputs(notebook)
+    assert all(cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_executes(path: Path, own_node: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    )
+    client.execute()  # an error in a cell is raised, with its traceback
+
+    assert [output for output in outputs(notebook) if output.output_type == "error"] == []
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source)
+    assert processes_of(own_node), "it did not use the private node that was meant for it"
+    if path.name in PLOTS:
+        assert any("image/png" in output.get("data", {}) for output in outputs(notebook))
