@@ -70,15 +70,26 @@ install() {
       "  sudo zypper install rabbitmq-server python313" \
       "or install RabbitMQ 3.10 or newer and Python 3.11 or newer by hand."
   fi
-  local root=(env DEBIAN_FRONTEND=noninteractive)
+  local root=()
   if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null ||
       die "Missing: $*. There is no sudo here: run this as root, and try again:" "  apt-get install $*"
-    root=(sudo "${root[@]}")
+    root=(sudo)
   fi
   say "Installing from the system's packages: $*"
-  "${root[@]}" apt-get update -qq || say "apt-get update failed; going on with the package lists that are there"
-  # It also tries to start a service of its own, which nbmr doesn't use: no harm if that can't be started.
-  "${root[@]}" apt-get install -qq --no-install-recommends "$@" >/dev/null ||
-    say "apt-get install failed; going on with what is there"
+  "${root[@]}" sh -c "$apt_install" apt-install "$@" || say "apt-get failed; going on with what is there"
 }
+
+# shellcheck disable=SC2016 # expanded by the sh that runs it
+apt_install='
+  # The package would start a service, which nbmr does not use, and wait long where it cannot start.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    trap "rm -f $policy" EXIT INT TERM HUP
+    printf "#!/bin/sh\nexit 101\n" >"$policy"
+    chmod 755 "$policy"
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -qq --no-install-recommends "$@" >/dev/null
+'

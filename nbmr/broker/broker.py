@@ -105,11 +105,7 @@ class Broker:
     def _declare(self, queue: Queue) -> None:
         if queue.exchange:
             for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE):
-                self._call(
-                    lambda channel, done, exchange=exchange: channel.exchange_declare(
-                        exchange, "topic", durable=True, callback=done
-                    )
-                )
+                self._call(_declaration_of(exchange))
         self._call(
             lambda channel, done: channel.queue_declare(
                 queue.name, durable=True, arguments=queue.arguments, callback=done
@@ -152,11 +148,7 @@ class Broker:
         waiting = []
         for queue in queues:
             self._declared.discard(queue.name)
-            waiting.append(
-                self._consuming.ask(
-                    lambda channel, done, queue=queue: channel.queue_delete(queue.name, callback=done)
-                )
-            )
+            waiting.append(self._consuming.ask(_deletion_of(queue.name)))
         if not self.trouble:
             for answer in wait(waiting, timeout).done:
                 answer.result()
@@ -189,3 +181,11 @@ class Broker:
         """Close both connections."""
         self._publishing.close()
         self._consuming.close()
+
+
+def _declaration_of(exchange: str) -> Operation:
+    return lambda channel, done: channel.exchange_declare(exchange, "topic", durable=True, callback=done)
+
+
+def _deletion_of(queue: str) -> Operation:
+    return lambda channel, done: channel.queue_delete(queue, callback=done)

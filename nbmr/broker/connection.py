@@ -1,8 +1,10 @@
 """pika's connection, with fewer copies of large messages.
 
-pika's own code copies every byte of a body three times on its way out and five times on its way in. Partitions are
-megabytes, so that was most of a client's time. Measured with pika 1.4.4, 2 cores, 128 MB each way: 0.8 s of CPU time
-in the client before, 0.5 s after. What is overridden is private to pika: hence the version bound in pyproject.toml.
+pika's own code copies every byte of a body three times on its way out and five times on its way in.
+Partitions are megabytes, so that was most of a client's time. Measured with pika 1.4.4 on two cores, signing and
+verifying included, medians: 128 MB out in 0.15 s of CPU time (before: 0.18 s), in in 0.20 s (before: 0.25 s, and
+with pika's pieces of 4 KiB 0.4 s). What is overridden is private to pika: hence the version bound in
+pyproject.toml.
 """
 
 from __future__ import annotations
@@ -53,8 +55,10 @@ def fragments(parts: Iterable[bytes | bytearray | memoryview], most: int = FRAGM
     return done
 
 
-class Connection(pika.SelectConnection):
+class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika's types are not looked at
     """A connection that publishes bodies in pieces, and takes frames apart with one copy."""
+
+    _frame_buffer: bytes
 
     def publish(
         self,
@@ -64,7 +68,10 @@ class Connection(pika.SelectConnection):
         properties: pika.BasicProperties,
         body: list[bytes],
     ) -> None:
-        """Publish a message whose body is in `fragments`; mandatory, so that it is returned if nobody wants it."""
+        """Publish a message whose body is in `fragments`.
+
+        It is mandatory: returned if no queue wants it.
+        """
         if body and len(body[0]) > self._body_max_length:  # a server with smaller frames
             body = fragments(body, self._body_max_length)
         number = channel.channel_number

@@ -158,7 +158,7 @@ class Link:
         """Do one operation on a channel, now or after a reconnect; the future gets RabbitMQ's answer."""
         self._check_open()
         call = _Call(operation)
-        self._soon(lambda: (self._calls.append(call), self._next_call()))
+        self._soon(lambda: self._add_call(call))
         return call.answer
 
     def call(self, operation: Operation, timeout: float = CALL_SECONDS) -> Any:
@@ -214,9 +214,10 @@ class Link:
         finally:
             self._set_state("closed")
             error = BrokerUnreachable("The connection to RabbitMQ was closed.")
-            waiting = [m.confirmed for m in (*self._unconfirmed.values(), *self._outbox)]
+            waiting: list[Future[Any]] = [m.confirmed for m in (*self._unconfirmed.values(), *self._outbox)]
             waiting += [c.answer for c in (*self._calls, *([self._calling] if self._calling else ()))]
-            for future in (*waiting, self._opened):
+            waiting.append(self._opened)
+            for future in waiting:
                 if not future.done():
                     future.set_exception(error)
 
@@ -352,6 +353,10 @@ class Link:
             else:
                 message.confirmed.set_result(message.routed)
 
+    def _add_call(self, call: _Call) -> None:
+        self._calls.append(call)
+        self._next_call()
+
     def _next_call(self) -> None:
         if self._calling or not self._calls or self._publisher is None:
             return
@@ -365,7 +370,7 @@ class Link:
         if call.answer.cancelled():
             self._finish_call()
             return
-        call.operation(self._caller, lambda frame: self._finish_call(frame))
+        call.operation(self._caller, self._finish_call)
 
     def _finish_call(self, frame: Any = None, error: BaseException | None = None) -> None:
         call, self._calling = self._calling, None

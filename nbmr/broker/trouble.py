@@ -38,7 +38,8 @@ def translate(exc: BaseException | str, address: Address) -> BrokerError:
             return BrokerUnreachable(f"No TLS connection to {where}: {cause}. Check the certificates.")
         if isinstance(cause, ConnectionRefusedError):
             return BrokerUnreachable(
-                f"Nothing listens at {address.host}:{address.port}. Is RabbitMQ running there, and the port right?"
+                f"Nothing listens at {address.host}:{address.port}. Is RabbitMQ running there, and is the"
+                " port right?"
             )
     why = next((str(c) for c in reversed(found) if str(c)), None) or (
         exc if isinstance(exc, str) else repr(exc)

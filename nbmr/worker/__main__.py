@@ -21,18 +21,23 @@ def main() -> int:
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     options = Options(**json.loads(sys.stdin.readline()))
     try:
-        worker = Worker(options, on_ready=lambda: print("ready", flush=True))
+        worker = Worker(options, on_ready=lambda: _tell("ready"))
     except NbmrError as exc:
-        print(f"failed {exc}", flush=True)
+        _tell(f"failed {exc}")
         return 1
     worker.handle_signals()
     threading.Thread(target=_stop_without_pool, args=(worker,), daemon=True).start()
     try:
         worker.run()
     except NbmrError as exc:
-        print(f"failed {exc}", flush=True)
+        _tell(f"failed {exc}")
         return 1
     return 0
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _stop_without_pool(worker: Worker) -> None:

@@ -92,16 +92,9 @@ class Blobs:
             os.truncate(file.fileno(), size)
             missing, since = {0: size} if size else {}, time.monotonic()
             while missing:
-                try:
-                    item = chunks.get(timeout=0.5)
-                except queue.Empty:
-                    if cancelled():
-                        raise BlobGone(f"job {job} was cancelled") from None
-                    if time.monotonic() - since > _STALLED:
-                        raise BrokerError(f"a blob of job {job} did not arrive whole") from None
+                item = _next(chunks, job, since, cancelled)
+                if item is None:
                     continue
-                if isinstance(item, BrokerError):
-                    raise BlobGone(str(item))
                 since = time.monotonic()
                 self._write(file, job, reference, item, missing)
                 item.ack()
@@ -110,17 +103,18 @@ class Blobs:
             raise
         finally:
             consumer.close()
-        return file  # type: ignore[return-value]  # a wrapper on Windows only
+        return file
 
     def _write(
         self, file: Any, job: str, reference: dict[str, Any], item: Delivery, missing: dict[int, int]
     ) -> None:
         try:
             chunk = message.unseal(self._signer, item.body).expect("blob", job=job)
-            if chunk.fields.get("name") != reference["name"]:
-                raise ProtocolError("a chunk of another blob")
         except ProtocolError as exc:
             self._on_rejected(exc)
+            return
+        if chunk.fields.get("name") != reference["name"]:
+            self._on_rejected(ProtocolError("a chunk of another blob"))
             return
         offset = int(chunk.fields["offset"])
         if missing.get(offset, -1) < len(chunk.payload):
@@ -129,3 +123,20 @@ class Blobs:
         rest = missing.pop(offset) - len(chunk.payload)
         if rest:
             missing[offset + len(chunk.payload)] = rest
+
+
+def _next(
+    chunks: queue.SimpleQueue[Delivery | BrokerError], job: str, since: float, cancelled: Callable[[], bool]
+) -> Delivery | None:
+    """Wait a little for a chunk; None if none came."""
+    try:
+        item = chunks.get(timeout=0.5)
+    except queue.Empty:
+        if cancelled():
+            raise BlobGone(f"job {job} was cancelled") from None
+        if time.monotonic() - since > _STALLED:
+            raise BrokerError(f"a blob of job {job} did not arrive whole") from None
+        return None
+    if isinstance(item, BrokerError):
+        raise BlobGone(str(item))
+    return item

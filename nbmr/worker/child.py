@@ -77,7 +77,7 @@ def main(sock: socket.socket, output: Connection) -> None:
 
 
 def _stream(number: int) -> TextIO:
-    return open(number, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: PTH123, SIM115
+    return open(number, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def _die_with_parent() -> None:

@@ -59,13 +59,16 @@ def receive(sock: socket.socket, size: int) -> bytearray:
 
 
 class Receiver:
-    """Receives one payload after another into the same memory: fresh memory costs more than what is copied into it."""
+    """Receives one payload after another into the same memory.
+
+    Fresh memory costs more than what is copied into it: the kernel has to clear it first.
+    """
 
     def __init__(self) -> None:
         self._memory = bytearray()
 
     def receive(self, sock: socket.socket, size: int) -> memoryview:
-        """Receive exactly `size` bytes; good until the next call, or as long as somebody holds a view of them.
+        """Receive exactly `size` bytes: good until the next call, or as long as there is a view of them.
 
         Raises
         ------

@@ -1,9 +1,10 @@
 """Several workers on this machine, as one process: ``python -m nbmr.worker.pool``.
 
 Starts workers, replaces those that die, and tells how it goes in a file that whoever started it can read
-(`nbmr.pools`). It outlives the kernel. Its options come as JSON on standard input, since there is a key among them.
+(`nbmr.pools`). It outlives the kernel. Its options come as JSON on standard input, since there is a key among
+them.
 
-SIGHUP: read how many workers are wanted. SIGTERM: let the workers finish their tasks, and end; once more: end now.
+SIGHUP: read how many workers are wanted. SIGTERM: let the workers finish their tasks, and end; twice: now.
 """
 
 from __future__ import annotations

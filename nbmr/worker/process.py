@@ -93,7 +93,7 @@ class Child:
             for line in lines:
                 text = line.decode(errors="replace")
                 self._lines.append(text[:OUTPUT_CHARACTERS])
-                print(text, file=sys.stderr)  # the worker's own log
+                sys.stderr.write(text + "\n")  # the worker's own log
 
     @property
     def last_output(self) -> str:

@@ -33,14 +33,26 @@ GRACE_SECONDS = 0.5
 #: Seconds between two looks at a running child's memory.
 MEMORY_SECONDS = 0.2
 
+#: What a child is told of a task.
+_FOR_CHILD = (
+    "inline",
+    "function",
+    "function_layout",
+    "function_blob",
+    "data_layout",
+    "retries",
+    "count",
+    "stop_at_error",
+)
+
 _log = logging.getLogger(__name__)
 
 
-class _ChildDied(Exception):  # noqa: N818 - an event, not an error
+class _ChildDied(Exception):
     """The child died under its task; the argument says of what."""
 
 
-class _Stopped(Exception):  # noqa: N818 - an event, not an error
+class _Stopped(Exception):
     """The task was ended on purpose; the argument says why: ``"cancelled"`` or ``"timeout"``."""
 
 
@@ -94,8 +106,11 @@ class Slot(threading.Thread):
             self.ready.set()
             while (delivery := self._inbox.get()) is not None:
                 self._take(delivery)
-        except (EOFError, OSError, BrokerError) as exc:
+        except (EOFError, OSError) as exc:
             self._worker.fail(f"A task's process can't be started: {exc or type(exc).__name__}")
+        except Exception as exc:  # noqa: BLE001 - the pool starts another worker, and tells if that is no use
+            _log.exception("this worker ends")
+            self._worker.fail(f"{type(exc).__name__}: {exc}")
         finally:
             if self._consumer:
                 self._consumer.close()
@@ -201,20 +216,10 @@ class Slot(threading.Thread):
             self._child = Child()
         who["pid"] = self._child.pid
         fields = task.fields
-        references = [fields[name] for name in ("function_blob", "data_blob") if fields[name]]
         files: list[int] = []
         try:
-            for reference in references:
-                files.append(
-                    self._worker.blobs.open(
-                        task.job, reference, lambda: not self._worker.wanted(task.job, look=True)
-                    )
-                )
-            wanted = (
-                "layout", "inline", "function", "function_layout", "function_blob", "data_layout", "retries",
-                "count", "stop_at_error",
-            )  # fmt: skip
-            header = {name: fields.get(name) for name in wanted} | {"op": "run", "layout": fields["layout"]}
+            self._open_blobs(task, files)
+            header = {name: fields[name] for name in _FOR_CHILD} | {"layout": fields.get("layout", [])}
             self._child.send(header, [task.payload], files)
             reply = self._wait(task)
             return self._receive(task, reply, who, attempt)
@@ -223,6 +228,19 @@ class Slot(threading.Thread):
         finally:
             for file in files:
                 os.close(file)
+
+    def _open_blobs(self, task: Message, files: list[int]) -> None:
+        """Add the files of the task's large payloads, function first, to those that are open."""
+        for name in ("function_blob", "data_blob"):
+            if reference := task.fields[name]:
+                try:
+                    files.append(
+                        self._worker.blobs.open(
+                            task.job, reference, lambda: not self._worker.wanted(task.job, look=True)
+                        )
+                    )
+                except OSError as exc:
+                    raise BrokerError(f"a large payload can't be kept on this worker: {exc}") from exc
 
     def _wait(self, task: Message) -> dict[str, Any]:
         """Wait for the child's answer, with an eye on everything that may end the task before."""

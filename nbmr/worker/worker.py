@@ -29,6 +29,8 @@ from nbmr.worker.slot import Slot
 _REMEMBERED = 10_000
 #: Seconds for which a job that was found alive is not looked for again.
 _TRUSTED = 10.0
+#: Rejected messages that are logged each; after that, one in a thousand.
+_ALL_LOGGED = 10
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Options:
     memory_limit: int | None = None
     #: Seconds without a task after which the worker ends; None to stay.
     max_idle: float | None = None
-    #: Process id and start time of the kernel that wants this worker: while it lives, `max_idle` doesn't count.
+    #: Process id and start time of the kernel that wants this worker: while it lives, the worker stays.
     client: tuple[int, float] | None = None
     #: Data folder of the private node, if the broker is one.
     node: str = ""
@@ -235,7 +237,7 @@ class Worker:
     def reject(self, error: ProtocolError) -> None:
         """Count a message that is not genuine; nothing in it was looked at."""
         self.rejected += 1
-        if self.rejected <= 10 or self.rejected % 1000 == 0:
+        if self.rejected <= _ALL_LOGGED or self.rejected % 1000 == 0:
             _log.warning("rejected %s (%d so far)", error, self.rejected)
 
     def _on_dead(self, delivery: Delivery) -> None:
@@ -255,10 +257,14 @@ class Worker:
             }
             for unit in range(task.fields["count"])
         ]
-        body = message.seal_raw(
-            self.signer, "result", job=task.job, task=task.task, start=task.fields["start"],
-            count=task.fields["count"], of=task.fields["count"], failures=failures, run="", pid=0, rows=task.fields["rows"],
-            **self.identity,
-        )  # fmt: skip
+        fields: dict[str, Any] = self.identity | {
+            "start": task.fields["start"],
+            "count": task.fields["count"],
+            "failures": failures,
+            "rows": task.fields["rows"],
+            "run": "",
+            "pid": 0,
+        }
+        body = message.seal_raw(self.signer, "result", job=task.job, task=task.task, **fields)
         stored = self.broker.append(topology.job_log(task.job), body, urgent=True)
         stored.add_done_callback(lambda _: delivery.ack())

@@ -57,7 +57,7 @@ def test_an_error_tells_all_there_is_to_know(client):
         client.map(FRAME, fn, partitions=5)
     error = caught.value
     assert error.partition == error.failure.partition == 3
-    assert error.failure.rows == ("row6", "row7")
+    assert error.failure.rows == ("'row6'", "'row7'")
     assert error.failure.host == platform.node()
     assert error.failure.pid not in (0, os.getpid())
     assert error.failure.attempts == 1
@@ -207,7 +207,7 @@ def test_keep_finishes_the_rest_of_a_frame(client):
         out = job.result()
     assert_frame_equal(out, FRAME.drop(["row4", "row5"]))
     (failure,) = job.failures
-    assert (failure.partition, failure.rows) == (2, ("row4", "row5"))
+    assert (failure.partition, failure.rows) == (2, ("'row4'", "'row5'"))
     assert job.status == "failed"
     assert (job.progress.done, job.progress.failed) == (4, 1)
     job.forget()
@@ -324,7 +324,7 @@ def test_a_task_that_kills_its_process_is_lost_after_three_attempts(client, tmp_
         client.map(FRAME, fn, partitions=1)
     error = caught.value
     assert error.failure.attempts == 3
-    assert (error.partition, error.failure.rows) == (0, ("row0", "row9"))
+    assert (error.partition, error.failure.rows) == (0, ("'row0'", "'row9'"))
     assert "last words" in error.failure.output
     assert error.failure.traceback.count(cause) >= 2  # the story of the attempts before
     assert len(set(lines(tmp_path / "tries"))) == 3

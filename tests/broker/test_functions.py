@@ -83,7 +83,7 @@ def test_instances_come_back_as_the_callers_own_class(client):
     assert out.n == 4
 
 
-CELLS = '''
+CELLS = """
 import pandas as pd
 import nbmr
 
@@ -105,7 +105,7 @@ if __name__ == "__main__":
         print([p.x for p in points])
         RATE = 5
         print([p.x for p in client.map(points, lambda p: p.scaled(RATE), progress=False)])
-'''
+"""
 
 
 def test_functions_and_classes_of_cells(client, start, tmp_path):
@@ -123,7 +123,9 @@ def test_modules_beside_the_notebook(client, start, tmp_path):
     )
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "__init__.py").write_text("")
-    (tmp_path / "inner" / "deep.py").write_text("from . import base\ndef twice(x):\n    return x * base.TWO\n")
+    (tmp_path / "inner" / "deep.py").write_text(
+        "from . import base\ndef twice(x):\n    return x * base.TWO\n"
+    )
     (tmp_path / "inner" / "base.py").write_text("TWO = 2\n")
     notebook = """
 import nbmr, helpers
