@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+import contextlib
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,13 +92,8 @@ class _Flat:
         freq = (freqs or self.freqs)[0]
         if any(other != freq for other in freqs):
             return
-        seams = list(accumulate(self.lengths))[:-1]
-        try:
-            for seam in seams:
-                index[seam - 1 : seam + 1].freq = freq  # raises where a row is missing in between
+        with contextlib.suppress(ValueError):  # raised where rows are missing in between
             index.freq = freq
-        except ValueError:
-            pass
 
 
 class _Levels:

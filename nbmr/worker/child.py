@@ -63,6 +63,7 @@ def main(sock: socket.socket, output: Connection) -> None:
     receiver = pipe.Receiver()
     pipe.send(sock, {"op": "ready"})
     try:
+        runner.place = pipe.receive_header(sock)[1][0]
         while True:
             header, files = pipe.receive_header(sock)
             payload = receiver.receive(sock, header["size"])
@@ -100,6 +101,8 @@ class Runner:
 
     def __init__(self, interrupt: _Interrupt) -> None:
         self._interrupt = interrupt
+        #: An open file, to note in which unit the task is at: read if this process dies.
+        self.place = -1
         self._functions: OrderedDict[tuple[str, int], Any] = OrderedDict()
 
     def run(
@@ -109,6 +112,7 @@ class Runner:
         values: list[Any] = []
         failures: list[dict[str, Any]] = []
         began = time.monotonic()
+        os.pwrite(self.place, bytes(8), 0)
         try:
             with self._interrupt:
                 buffers = codec.slices(payload, task["layout"])
@@ -125,6 +129,10 @@ class Runner:
                 del buffers, mapped, payload
                 for number in range(len(units)):
                     unit, units[number] = units[number], None
+                    if number in task["skip"]:
+                        values.append(None)
+                        continue
+                    os.pwrite(self.place, number.to_bytes(8, "big"), 0)
                     value, failure = self._call(fn, unit, args, kwargs, task["retries"])
                     del unit
                     values.append(value)

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ PRELOADED = ("pandas", "numpy", "cloudpickle", "nbmr.codec", "nbmr.frames", "nbm
 OUTPUT_LINES, OUTPUT_CHARACTERS = 20, 4000
 #: Bytes that may be on their way between a supervisor and its child: few switches for a partition.
 BUFFER_BYTES = 1 << 20
+#: Bytes of a unit's number.
+PLACE_BYTES = 8
 #: Seconds that a fresh child may take to say that it is ready; the first one waits for pandas.
 START_SECONDS = 60.0
 
@@ -55,8 +58,11 @@ class Child:
         for end in (self.sock, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self.output, writer = connection.Pipe(duplex=False)
+        self._unit = 0
         self._lines: deque[str] = deque(maxlen=OUTPUT_LINES)
         self._partial = b""
+        #: Where the child notes which unit of its task it is at; a file, since that outlives the child.
+        self._place = tempfile.TemporaryFile(prefix="nbmr-")  # noqa: SIM115 - it is closed with the child
         context = fork_server()
         with _start_lock:
             self._process = context.Process(target=child.main, args=(theirs, writer), daemon=True)
@@ -72,6 +78,7 @@ class Child:
             self.close()
             raise EOFError(self.last_output or str(exc)) from exc
         self.sock.settimeout(None)
+        pipe.send(self.sock, {}, files=[self._place.fileno()])
 
     def send(self, header: dict[str, Any], parts: Sequence[Buffer], files: Sequence[int]) -> None:
         """Hand over a task; what the last one printed is forgotten."""
@@ -100,6 +107,10 @@ class Child:
         """The last lines that the task printed."""
         lines = [*self._lines, self._partial.decode(errors="replace")] if self._partial else list(self._lines)
         return "\n".join(lines)[-OUTPUT_CHARACTERS:]
+
+    def unit(self) -> int:
+        """Return which unit of its task the child was at when it ended."""
+        return self._unit
 
     def adopt_output(self, other: Child) -> None:
         """Keep the last lines of the child that this one replaces, for the story of its death."""
@@ -141,6 +152,8 @@ class Child:
         self.kill()
         self._process.join(5)
         self.read_output()
+        self._unit = int.from_bytes(os.pread(self._place.fileno(), PLACE_BYTES, 0), "big")
+        self._place.close()
         self.sock.close()
         self.output.close()
         self._process.close()

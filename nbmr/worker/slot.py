@@ -15,6 +15,7 @@ import selectors
 import socket
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from nbmr import message, topology, versions
@@ -49,7 +50,11 @@ _log = logging.getLogger(__name__)
 
 
 class _ChildDied(Exception):
-    """The child died under its task; the argument says of what."""
+    """The child died under its task; says of what, and at which of the task's units."""
+
+    def __init__(self, cause: str, unit: int = 0) -> None:
+        super().__init__(cause)
+        self.unit = unit
 
 
 class _Stopped(Exception):
@@ -142,7 +147,7 @@ class Slot(threading.Thread):
     def _answer(self, task: Message, delivery: Delivery) -> None:
         worker = self._worker
         attempt = delivery.returned + 1
-        who = worker.identity | {"pid": self._child.pid if self._child else 0, "run": secrets.token_hex(8)}
+        who = worker.identity | {"pid": self._child.pid if self._child else 0, "run": ""}
         problem = versions.mismatch(task.fields["versions"], versions.local_versions())
         if problem:
             body = self._failed(task, who, "versions", problem, attempt)
@@ -180,10 +185,15 @@ class Slot(threading.Thread):
         delivery.ack()
 
     def _failed(self, task: Message, who: dict[str, Any], reason: str, summary: str, attempt: int) -> Body:
-        failures = [
-            {"reason": reason, "summary": summary, "attempts": attempt, "output": self._output, "unit": unit}
-            for unit in range(task.fields["count"])
-        ]
+        units = range(task.fields["count"])
+        return self._sealed(task, who, [self._failure(unit, reason, summary, attempt) for unit in units])
+
+    def _failure(self, unit: int, reason: str, summary: str, attempts: int) -> dict[str, Any]:
+        what = {"reason": reason, "summary": summary, "attempts": attempts, "output": self._output}
+        return what | {"unit": unit}
+
+    def _sealed(self, task: Message, who: dict[str, Any], failures: list[dict[str, Any]]) -> Body:
+        """Make an answer that holds nothing but failures."""
         return message.seal_raw(
             self._worker.signer,
             "result",
@@ -201,28 +211,52 @@ class Slot(threading.Thread):
         return self._child.last_output if self._child else ""
 
     def _run(self, task: Message, who: dict[str, Any], attempt: int) -> Body:
-        """Have a task run, again if it timed out and may be retried; return the sealed answer."""
-        retries = task.fields["retries"]
+        """Have a task run, again if it timed out and may be retried; return the sealed answer.
+
+        If the child dies under one of several items, it is that item's failure, not that of its neighbours:
+        the others run again here, without it if need be. A task with one unit goes back to the queue.
+        """
+        retries, deaths = task.fields["retries"], Counter[int]()
+        lost: dict[int, dict[str, Any]] = {}
         while True:
             try:
-                return self._run_once(task, who, attempt)
+                return self._run_once(task, who, attempt, lost)
             except _Stopped as stop:
                 if stop.args[0] == "cancelled" or not retries:
                     raise
                 retries -= 1
+            except _ChildDied as death:
+                if task.fields["count"] == 1:
+                    raise
+                deaths[death.unit] += 1
+                times = deaths[death.unit]
+                if times < topology.ATTEMPTS:
+                    self._worker.log(
+                        task, "died", attempt=times, cause=str(death), output=self._output, **who
+                    )
+                    continue
+                summary = f"its worker process died {times} times, at last of {death}"
+                lost[death.unit] = self._failure(death.unit, "lost", summary, times)
+                if task.fields["stop_at_error"]:
+                    return self._sealed(task, who, list(lost.values()))
 
-    def _run_once(self, task: Message, who: dict[str, Any], attempt: int) -> Body:
+    def _run_once(
+        self, task: Message, who: dict[str, Any], attempt: int, lost: dict[int, dict[str, Any]]
+    ) -> Body:
         if self._child is None:
             self._child = Child()
-        who["pid"] = self._child.pid
+        who |= {"pid": self._child.pid, "run": secrets.token_hex(8)}
         fields = task.fields
         files: list[int] = []
         try:
             self._open_blobs(task, files)
-            header = {name: fields[name] for name in _FOR_CHILD} | {"layout": fields.get("layout", [])}
+            header = {name: fields[name] for name in _FOR_CHILD} | {
+                "layout": fields.get("layout", []),
+                "skip": sorted(lost),
+            }
             self._child.send(header, [task.payload], files)
             reply = self._wait(task)
-            return self._receive(task, reply, who, attempt)
+            return self._receive(task, reply, who, attempt, lost)
         except (EOFError, OSError) as exc:
             raise self._bury() from exc
         finally:
@@ -291,16 +325,20 @@ class Slot(threading.Thread):
         child, self._child = self._child, None
         if child is None:
             return _ChildDied(cause or "it could not be started")
-        if not cause:
-            with contextlib.suppress(BlockingIOError):
-                child.read_output()
-            cause = child.cause_of_death()
+        cause = cause or child.cause_of_death()
         child.close()
         self._child = Child()
         self._child.adopt_output(child)
-        return _ChildDied(cause)
+        return _ChildDied(cause, child.unit())
 
-    def _receive(self, task: Message, reply: dict[str, Any], who: dict[str, Any], attempt: int) -> Body:
+    def _receive(
+        self,
+        task: Message,
+        reply: dict[str, Any],
+        who: dict[str, Any],
+        attempt: int,
+        lost: dict[int, dict[str, Any]],
+    ) -> Body:
         """Take the child's encoded result and seal it; a large one goes ahead in chunks."""
         child, worker = self._child, self._worker
         assert child is not None  # noqa: S101 - for the type checker
@@ -334,6 +372,7 @@ class Slot(threading.Thread):
             for failure in fields["failures"]:
                 failure["output"] = child.last_output
                 failure["attempts"] = max(attempt, failure["attempts"])
+        fields["failures"] += lost.values()
         return message.seal_raw(worker.signer, "result", [body], job=task.job, task=task.task, **fields)
 
     def _bury_alive(self) -> _ChildDied:
