@@ -1,4 +1,4 @@
-"""The peers: nbmr, and what it is compared with, each with two worker processes and set up as well as it can be.
+"""The peers: nbmr, and what it is compared with, each with two workers and set up as well as it can be.
 
 Nothing heavy is imported before it is used, since `first` measures imports.
 """
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
@@ -28,7 +29,7 @@ def split(data: Any, count: int) -> list[Any]:
     """Cut a frame or a list into parts of about the same length."""
     cuts = [len(data) * i // count for i in range(count + 1)]
     rows = data if isinstance(data, list) else data.iloc
-    return [rows[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [rows[a:b] for a, b in pairwise(cuts)]
 
 
 class Peer:
@@ -103,7 +104,7 @@ class Nbmr(Peer):
         self.published: list[float] = []
         return ""
 
-    def connect(self, address: str) -> None:
+    def connect(self, address: str) -> None:  # noqa: ARG002 - its connection file tells
         import nbmr
 
         self.client = nbmr.Client()
@@ -152,16 +153,13 @@ class Celery(Peer):
     """Celery on the same RabbitMQ node; see `celery_app`."""
 
     def start(self) -> str:
-        self.worker = subprocess.Popen(
-            [
-                sys.executable, "-m", "celery", "--app", "celery_app", "worker", "--concurrency", str(WORKERS),
-                "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "ERROR",
-            ]
-        )  # fmt: skip
+        celery = [sys.executable, "-m", "celery", "--app", "celery_app"]
+        alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        self.worker = subprocess.Popen([*celery, "worker", "--concurrency", str(WORKERS), *alone])
         self.connect("")
         return ""
 
-    def connect(self, address: str) -> None:
+    def connect(self, address: str) -> None:  # noqa: ARG002 - nbmr's connection file tells
         import celery_app
         import cloudpickle
 
@@ -183,7 +181,7 @@ class Celery(Peer):
 
 
 class Dask(Peer):
-    """dask.distributed: partitions are scattered, and results gathered, by direct connections to the workers."""
+    """dask.distributed: partitions are scattered and results gathered by direct connections."""
 
     def start(self) -> str:
         from distributed import LocalCluster
@@ -228,7 +226,7 @@ class Pandas(Peer):
     def batched(self, items: list[Any], fn: Fn) -> list[Any]:
         return self.items(items, fn)
 
-    def frame(self, df: Any, fn: Fn, partitions: int | None) -> Any:
+    def frame(self, df: Any, fn: Fn, partitions: int | None) -> Any:  # noqa: ARG002 - none
         return fn(df)
 
     def prove(self) -> None:

@@ -5,30 +5,30 @@ Install the others first, then run, with nothing else going on on the machine::
     .venv/bin/pip install --group benchmark
     .venv/bin/python tests/benchmarks/run.py
     .venv/bin/python tests/benchmarks/run.py --cases transfer,latency --peers nbmr,celery --rounds 5
-    .venv/bin/python tests/benchmarks/run.py --rounds 1 --scale 0.02      # does it work at all?
+    .venv/bin/python tests/benchmarks/run.py --rounds 1 --best-of 1 --scale 0.01   # does it work at all?
 
-Every peer runs every case in a child process of its own, with two worker processes that are started for it, and
-is warmed up before anything is timed. Rounds interleave the peers (for each case nbmr, celery, dask, nbmr, ...), so
-that a slow minute of the machine hits all of them. Every answer is compared with that of plain pandas. A number is
-the best of ``--best-of`` tries within a round, and the median over rounds in the table; a ratio above 1 says that
-nbmr is better.
+Every peer runs every case in a child process of its own, with two worker processes that are started for it,
+and is warmed up before anything is timed. Rounds interleave the peers (for each case nbmr, celery, dask, then
+nbmr again), so that a slow minute of the machine hits all of them. Every answer is compared with that of
+plain pandas. A number is the best of ``--best-of`` tries within a round, and the median over rounds in the
+table; a ratio above 1 says that nbmr is better.
 
 The cases (`cases`):
 
 - transfer: 2,000,000 x 8 float64, ``df * 2``, 16 partitions. MB/s counts input and output.
-- tiny: 1,000 times ``x + 1``, in batches (nbmr's own; 8 made by hand for the others) and one task an item.
-- latency: ``submit([x], fn).result()`` on a warm client, 200 times; for nbmr also from the moment at which the task
-  is published, that is, without the job's set-up.
-- cpu: 16 partitions of 0.5 s of pure Python. Efficiency is serial time / time / 2, and beside it stands what two
-  bare processes reach on this machine in the same minute.
+- tiny: 1,000 times ``x + 1``, in batches (nbmr's own; 8 made by hand for the others), and one task an item.
+- latency: ``submit([x], fn).result()`` on a warm client, 200 times; for nbmr also from the moment at which
+  the task is published, that is, without the job's set-up.
+- cpu: 16 partitions of 0.5 s of pure Python. Efficiency is serial time / time / 2, and beside it stands what
+  two bare processes reach on this machine in the same minute.
 - start: a new process, from its first import to the first result, workers already up; from a list, and from a
   frame, which includes the import of pandas.
-- memory: a 1 GB frame mapped to 1 GB: the client's peak memory beyond both. And the peak of RabbitMQ itself while
-  a 2 GB frame goes through it. Each on a node that is started for it.
+- memory: a 1 GB frame mapped to 1 GB: the client's peak memory beyond both. And the peak of RabbitMQ itself
+  while a 2 GB frame goes through it. Each on a node that is started for it.
 
-The peers (`peers`): Celery works through the same private RabbitMQ node as nbmr (classic queue, transient messages,
-rpc results, pickle protocol 5, prefetch 1), dask.distributed through its own direct connections, pandas in the
-process itself. ``--scale`` multiplies sizes, counts and durations.
+The peers (`peers`): Celery works through the same private RabbitMQ node as nbmr (classic queue, transient
+messages, rpc results, pickle protocol 5, prefetch 1), dask.distributed through its own direct connections,
+pandas in the process itself. ``--scale`` multiplies sizes, counts and durations.
 
 The node, its folders and all processes belong to the run, and are gone after it.
 """
@@ -38,14 +38,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -53,13 +52,14 @@ from typing import Any
 import click
 import psutil
 import work
+from home import home, private_node
 from table import Results, table
-
-from nbmr import node
 
 HERE = Path(__file__).parent
 CASES = ("transfer", "tiny", "latency", "cpu", "start", "memory")
 PEERS = ("nbmr", "celery", "dask", "pandas")
+#: What has to be installed for a peer.
+MODULES = {"celery": "celery", "dask": "distributed"}
 #: Seconds that one peer may take for one case, before it is killed.
 PATIENCE = 900
 
@@ -90,6 +90,9 @@ class Names(click.ParamType):
 def main(
     cases: list[str], peers: list[str], rounds: int, best_of: int, scale: float, out: Path | None
 ) -> None:
+    for peer in peers:
+        if peer in MODULES and not find_spec(MODULES[peer]):
+            raise click.UsageError(f"{peer} is not installed. Run: pip install --group benchmark")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all is tidied up then, too
     print(about(), flush=True)
     options = {"scale": scale, "best_of": best_of, "steps": work.steps_in(0.5 * scale)}
@@ -140,66 +143,6 @@ def show(number: int, case: str, peer: str, found: dict[str, Any]) -> None:
         f"{name} {value}" if name == "error" else f"{name} {value:.4g}" for name, value in found.items()
     )
     print(f"round {number}  {case:13}  {peer:6}  {what or '-'}", flush=True)
-
-
-# ---------------------------------------------------------------- what a run starts, and ends
-
-
-@contextlib.contextmanager
-def home() -> Iterator[Path]:
-    """Folders of our own, so that nobody's node is touched; at the end, nothing of ours is left."""
-    place = Path(tempfile.mkdtemp(prefix="nbmr-bench-"))
-    (place / "tmp").mkdir()
-    for name in ("NBMR_URL", "NBMR_KEY", "NBMR_KEY_FILE"):
-        os.environ.pop(name, None)
-    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-    os.environ.update(
-        JUPYTER_RUNTIME_DIR=str(place / "runtime"),
-        XDG_STATE_HOME=str(place / "state"),
-        TMPDIR=str(place / "tmp"),
-        PYTHONPATH=path,
-        PYTHONWARNINGS="ignore",
-        PICKLE_PROTOCOL="5",  # kombu's own default is 4
-        C_FORCE_ROOT="1",  # or else Celery takes no pickles where it runs as root
-    )
-    try:
-        yield place
-    finally:
-        node.stop()
-        if left := [*processes(place)]:
-            print("left behind, and killed: " + ", ".join(f"{p.pid} {p.name()}" for p in left))
-            for process in left:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def processes(place: Path, seconds: float = 5.0) -> Iterator[psutil.Process]:
-    """Yield the processes of this run that still live after some seconds, besides this one."""
-    until = time.monotonic() + seconds
-    while found := [process for process in psutil.process_iter() if is_ours(process, place)]:
-        if time.monotonic() > until:
-            yield from found
-            return
-        time.sleep(0.1)
-
-
-def is_ours(process: psutil.Process, place: Path) -> bool:
-    with contextlib.suppress(psutil.Error, OSError):
-        if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-            return any(str(place) in value for value in (*process.cmdline(), *process.environ().values()))
-    return False
-
-
-@contextlib.contextmanager
-def private_node() -> Iterator[None]:
-    """Give a new private RabbitMQ node, which lives as long as this lasts."""
-    info = node.ensure()
-    try:
-        with node.hold(info.data_dir, "clients"):
-            yield
-    finally:
-        node.stop()
 
 
 def run_child(place: Path, spec: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 Results = dict[str, dict[str, list[float]]]
 
 NBMR = "nbmr"
+#: What says something of the machine, not of the peer: measures with these words have no ratio.
+OF_THE_MACHINE = ("bare", "before")
 
 
 def table(results: Results, peers: Sequence[str]) -> str:
@@ -38,7 +40,7 @@ def number(value: float) -> str:
 
 def ratio(name: str, found: dict[str, list[float]], peer: str) -> str:
     """Return how many times better nbmr is, from the medians; empty where that means nothing."""
-    if not found.get(NBMR) or not found.get(peer):
+    if not found.get(NBMR) or not found.get(peer) or any(word in name for word in OF_THE_MACHINE):
         return ""
     ours, theirs = statistics.median(found[NBMR]), statistics.median(found[peer])
     if min(ours, theirs) <= 0:

@@ -1,4 +1,4 @@
-"""Pure Python work of a known length. Run as a program, it is a bare process that works and tells the seconds."""
+"""Pure Python work of a known length. Run as a program, it works and tells the seconds."""
 
 from __future__ import annotations
 

@@ -1,0 +1,186 @@
+"""Stop really stops: what runs is ended within a second, what is queued never runs, and the next call works."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+
+import pytest
+
+import nbmr
+
+#: Seconds from the stop until the only worker has answered the next call. It promises a second; machines are busy.
+SOON = 2.0
+
+KERNEL = """
+import hashlib, os, sys, threading, time
+from pathlib import Path
+import numpy as np
+import nbmr
+
+def sleep():
+    time.sleep(60)
+
+def spin():
+    while True:
+        pass
+
+def wait():
+    threading.Event().wait(60)
+
+def c_code():
+    hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 300_000_000)
+
+def hogs_the_gil():
+    sum(range(10**11))
+
+def deaf():
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+
+def fn(x, work, started):
+    with open(started, "a") as file:
+        file.write(f"{x}\\n")
+    work()
+
+with nbmr.Client() as client:
+    queue, work, started = sys.argv[1:]
+    try:
+        client.map(range(20), fn, globals()[work], started, queue=queue, partitions=20, progress=False)
+    except KeyboardInterrupt:
+        stopped = time.monotonic()
+        out = client.map([1, 2], lambda x: x + 1, queue=queue, progress=False)
+        print(out, time.monotonic() - stopped, flush=True)
+"""
+
+
+def note(file, text):
+    with file.open("a") as f:
+        f.write(f"{text}\n")
+
+
+def lines(file):
+    return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def one_worker(client, queue):
+    with client.workers(1, queue=queue):
+        yield queue
+
+
+@pytest.mark.parametrize("work", ["sleep", "spin", "wait", "c_code", "hogs_the_gil", "deaf"])
+def test_ctrl_c_ends_the_running_task(one_worker, start, tmp_path, eventually, work):
+    started = tmp_path / "started"
+    kernel = start("-c", KERNEL, one_worker, work, str(started))
+    eventually(lambda: lines(started))
+    stopped = time.monotonic()
+    kernel.send_signal(signal.SIGINT)
+    out, err = kernel.communicate(timeout=30)
+    took = time.monotonic() - stopped
+    assert kernel.returncode == 0, err
+    assert out.startswith("[2, 3]")
+    assert len(lines(started)) == 1  # what was queued behind it never ran
+    assert took < SOON + 0.5, f"{took:.2f} s, of which the next call waited {out}"
+
+
+def test_ctrl_c_while_no_worker_listens(client, queue, start):
+    """There is nothing to wait for; the kernel is free at once."""
+    kernel = start(
+        "-c",
+        "import sys, nbmr\n"
+        "c = nbmr.Client()\n"
+        "def items():\n"
+        "    print('reading', flush=True)\n"
+        "    yield from range(10**9)\n"
+        "try:\n"
+        "    c.map(items(), str, queue=sys.argv[1], progress=False)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('stopped')\n",
+        queue,
+    )
+    assert kernel.stdout.readline() == "reading\n"
+    began = time.monotonic()
+    kernel.send_signal(signal.SIGINT)
+    out, err = kernel.communicate(timeout=20)
+    assert out == "stopped\n", err
+    assert time.monotonic() - began < SOON
+
+
+def test_cancel_ends_what_runs_and_drops_what_is_queued(client, one_worker, tmp_path, eventually):
+    started, ended = tmp_path / "started", tmp_path / "ended"
+
+    def fn(x):
+        note(started, f"{x} {os.getpid()}")
+        try:
+            time.sleep(30)
+        finally:
+            note(ended, x)
+
+    job = client.submit(range(10), fn, queue=one_worker, partitions=10)
+    eventually(lambda: lines(started))
+    stopped = time.monotonic()
+    job.cancel()
+    eventually(lambda: lines(ended))
+    assert time.monotonic() - stopped < SOON
+    assert job.status == "cancelled"
+    with pytest.raises(nbmr.JobCancelled):
+        job.result()
+    with pytest.raises(nbmr.JobCancelled):
+        list(job)
+    job.cancel()  # no harm
+    ((_, pid),) = [line.split() for line in lines(started)]
+    assert client.map([0], lambda _: os.getpid(), queue=one_worker) == [int(pid)]  # it was asked, not killed
+    assert len(lines(started)) == 1
+
+
+def test_cancel_one_job_of_two(client, tmp_path, eventually):
+    started = tmp_path / "started"
+    long = client.submit(range(30), lambda x: note(started, x) or time.sleep(20), partitions=30)
+    eventually(lambda: len(lines(started)) == 2)
+    short = client.submit(range(10), lambda x: x, partitions=10)
+    assert not short.wait(0.2)
+    long.cancel()
+    assert short.result(10) == list(range(10))
+    assert len(lines(started)) == 2
+    short.forget()
+
+
+def test_cancel_what_was_never_started(client, queue, tmp_path):
+    """Its tasks wait in the queue; a worker that comes later drops them."""
+    ran = tmp_path / "ran"
+    job = client.submit(range(5), lambda x: note(ran, x), queue=queue, partitions=5)
+    # the private node starts workers for a queue that has none; it may be quicker than we are
+    job.cancel()
+    with client.workers(1, queue=queue):
+        assert client.map([1], lambda x: x, queue=queue) == [1]
+    assert len(lines(ran)) <= 1
+
+
+def test_cancel_while_results_are_large(client, one_worker, eventually):
+    """In the midst of chunks: what comes after is dropped, and the worker goes on."""
+    job = client.submit(range(6), lambda _: os.urandom(30_000_000), queue=one_worker, partitions=6)
+    eventually(lambda: job.progress.bytes_received > 0)
+    job.cancel()
+    assert client.map([1], lambda x: x, queue=one_worker) == [1]
+
+
+def test_an_endless_iterable_can_be_cancelled(client, one_worker, eventually):
+    job = client.submit(itertools.count(), lambda x: x, queue=one_worker)
+    eventually(lambda: job.progress.done > 100)
+    job.cancel()
+    assert client.map([1], lambda x: x, queue=one_worker) == [1]
+
+
+def test_a_cancelled_task_does_not_leak_into_the_next(client, one_worker, tmp_path, eventually):
+    """An interrupt that comes late finds no user code to hit."""
+    for _ in range(5):
+        job = client.submit([0], lambda _: time.sleep(0.02), queue=one_worker)
+        eventually(lambda job=job: job.progress.running or job.progress.done)
+        job.cancel()
+        assert client.map([1, 2], lambda x: x, queue=one_worker) == [1, 2]
