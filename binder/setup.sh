@@ -41,7 +41,8 @@ rabbitmq_found() {
     PATH="$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin" command -v rabbitmq-server >/dev/null
 }
 
-venv_works() { .venv/bin/python -c 'import pip' 2>/dev/null; }
+# Not if the folder was moved or copied: the programs in .venv/bin name the place that they were installed in.
+venv_works() { grep -qsF "$PWD/.venv/bin/" .venv/bin/pip && .venv/bin/python -c 'import pip' 2>/dev/null; }
 
 # Sets $python to one that is new enough. (A name on PATH may be a shim that runs nothing.)
 find_python() {

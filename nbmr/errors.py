@@ -4,6 +4,7 @@
 
     NbmrError
     ├── ConfigError (ValueError)            a setting or an argument is wrong or missing
+    │   └── GatherError (TypeError)         results can't be concatenated, as was asked for
     ├── PickleError (TypeError)             an object can't travel; says which, and where it is
     ├── BrokerError
     │   ├── BrokerUnreachable (ConnectionError)     nothing answers there
@@ -34,6 +35,10 @@ class NbmrError(Exception):
 
 class ConfigError(NbmrError, ValueError):
     """A setting or an argument is wrong or missing; the message says which and what to do."""
+
+
+class GatherError(ConfigError, TypeError):
+    """The results can't be concatenated, as was asked for; the message names the first that doesn't fit."""
 
 
 class PickleError(NbmrError, TypeError):

@@ -4,7 +4,7 @@
 frames within bounded memory. pandas is imported when first needed, since ``import nbmr`` is fast.
 """
 
-from nbmr.frames.gather import GatherError, check_how, gather
+from nbmr.frames.gather import check_how, gather
 from nbmr.frames.partition import row_bounds, row_labels, take
 
-__all__ = ["GatherError", "check_how", "gather", "row_bounds", "row_labels", "take"]
+__all__ = ["check_how", "gather", "row_bounds", "row_labels", "take"]

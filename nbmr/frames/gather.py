@@ -5,14 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from nbmr.errors import ConfigError
+from nbmr.errors import ConfigError, GatherError
 
 #: The values that ``gather`` takes.
 HOW = ("auto", "list", "concat")
-
-
-class GatherError(ConfigError, TypeError):
-    """The results can't be concatenated, as was asked for; the message names the first that doesn't fit."""
 
 
 def check_how(how: str) -> None:

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal, assert_series_equal
 
-from nbmr.errors import ConfigError
-from nbmr.frames import GatherError, check_how, gather
+from nbmr.errors import ConfigError, GatherError
+from nbmr.frames import check_how, gather
 
 PANDAS_3 = int(pd.__version__.split(".")[0]) >= 3
 TEXT = "str" if PANDAS_3 else "object"
