@@ -11,6 +11,7 @@ import click
 from nbmr import config, node, pools, topology
 from nbmr.broker import connect
 from nbmr.errors import NbmrError
+from nbmr.progress import starting
 
 
 class _Commands(click.Group):
@@ -62,7 +63,8 @@ def worker(
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("pika").setLevel(logging.CRITICAL)
-    settings = config.resolve(url, key_file=key_file, on_progress=lambda text: click.echo(text, err=True))
+    with starting() as show:
+        settings = config.resolve(url, key_file=key_file, on_progress=show)
     options = Options(
         settings.url,
         settings.key,
@@ -88,7 +90,8 @@ def broker() -> None:
 @broker.command()
 def start() -> None:
     """Start the node, unless it runs already."""
-    info = node.ensure(lambda text: click.echo(text, err=True))
+    with starting() as show:
+        info = node.ensure(show)
     click.echo(f"RabbitMQ {info.rabbitmq_version} on 127.0.0.1:{info.port}.")
 
 

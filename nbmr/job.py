@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbmr import frames, message, topology
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at what may keep a job from going on.
 _LOOK_SECONDS = 1.0
+#: Failures that a warning names.
+_NAMED = 10
+_HERE = str(Path(__file__).parent)
 #: Seconds to wait for RabbitMQ when a job is deleted; it is deleted anyway, as soon as RabbitMQ can.
 _PATIENCE = 2.0
 
@@ -239,13 +244,14 @@ class Job:
         return error
 
     def _warn(self) -> None:
-        failures = self.failures
-        first = failures[0]
+        failures = sorted(self.failures, key=lambda failure: failure.partition)
+        numbers = ", ".join(str(failure.partition) for failure in failures[:_NAMED])
+        more = ", …" if len(failures) > _NAMED else ""
         warnings.warn(
-            f"{len(failures)} of {self._log.total} failed in job {self.name or self.id}, first number"
-            f" {first.partition}: {first.summary}. See job.failures.",
+            f"{len(failures)} of {self._log.total} failed in job {self.name or self.id} (numbers"
+            f" {numbers}{more}); the first of {failures[0].summary}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=_callers_level(),
         )
 
     def partial(self) -> Any:
@@ -344,3 +350,11 @@ class Job:
         total = "?" if p.total is None else p.total
         failed = f", {p.failed} failed" if p.failed else ""
         return f"<Job {self.name or self.id}: {self.status}, {p.done} of {total} done{failed}>"
+
+
+def _callers_level() -> int:
+    """How many frames up the user's own code is, for a warning that points at it."""
+    frame, level = sys._getframe(1), 1  # noqa: SLF001 - as `warnings` itself does
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -12,7 +12,7 @@ that the payload's buffers keep their alignment.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from nbmr.errors import ProtocolError
 from nbmr.signing import SIGNATURE_BYTES, Signer
 
 MAGIC = b"nbmr1"
+#: Most bytes of a piece: what fits one frame of 128 KiB, the largest that RabbitMQ takes by default.
+PIECE_BYTES = (128 << 10) - 8
 _FEWEST_BYTES = 4 + len(MAGIC) + SIGNATURE_BYTES
 
 
@@ -71,8 +73,8 @@ def seal(
     task: int = -1,
     buffers: Sequence[codec.Buffer] = (),
     **fields: Any,
-) -> list[codec.Buffer]:
-    """Make the body of a message, signed, as a list of its parts; the buffers among them are not copied."""
+) -> list[bytes]:
+    """Make the body of a message, signed: a copy of its buffers, in pieces of at most `PIECE_BYTES`."""
     if buffers:
         fields["layout"] = codec.layout(buffers)
     return seal_raw(signer, kind, codec.pieces(buffers), job=job, task=task, **fields)
@@ -86,10 +88,36 @@ def seal_raw(
     job: str = "",
     task: int = -1,
     **fields: Any,
-) -> list[codec.Buffer]:
+) -> list[bytes]:
     """Like `seal`, for a payload that is laid out already."""
-    tail = _tail(kind, job, task, fields)
-    return [*parts, tail, signer.sign((*parts, tail))]
+    signing = signer.start()
+    pieces: list[bytes] = []
+    for piece in _cut((*parts, _tail(kind, job, task, fields))):
+        signing.update(piece)  # right after it was copied, while it is in the processor's cache
+        pieces.append(piece)
+    signature = signing.digest()
+    if len(pieces[-1]) + len(signature) <= PIECE_BYTES:
+        pieces[-1] += signature
+    else:
+        pieces.append(signature)
+    return pieces
+
+
+def _cut(parts: Sequence[codec.Buffer]) -> Iterator[bytes]:
+    """Copy the parts, one after another, into pieces of equal size; the last one may be shorter."""
+    waiting: list[memoryview] = []
+    room = PIECE_BYTES
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while view:
+            waiting.append(view[:room])
+            view = view[room:]
+            room -= len(waiting[-1])
+            if not room:
+                yield b"".join(waiting)
+                waiting, room = [], PIECE_BYTES
+    if waiting:
+        yield b"".join(waiting)
 
 
 def _tail(kind: str, job: str, task: int, fields: dict[str, Any]) -> bytes:

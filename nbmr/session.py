@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 import secrets
 import time
@@ -75,6 +77,7 @@ class Session:
         kwargs = dict(given)
         options = _options(fn, **{name: kwargs.pop(name) for name in _OPTIONS if name in kwargs})
         partitions, queue = kwargs.pop("partitions", None), options["queue"]
+        _check_spelling(fn, kwargs)
         self._broker.declare(
             topology.task_queue(queue), topology.dead_queue(queue), topology.control_stream()
         )
@@ -125,9 +128,10 @@ class Session:
             pools.ensure(self.settings, queue)  # they ended, or were stopped
         where = "" if queue == "default" else f", queue={queue!r}"
         option = "" if queue == "default" else f" --queue {queue}"
+        named = "" if self.settings.node else " --url … --key-file …"
         return (
             f"No worker listens to queue {queue!r}. Start some: nbmr.workers(2{where}) in a cell,"
-            f" or `nbmr worker{option}` on any machine that reaches the broker."
+            f" or `nbmr worker{named}{option}` on any machine that reaches the broker."
         )
 
     def close(self) -> None:
@@ -181,3 +185,18 @@ def _options(
         "queue": queue, "retries": retries, "timeout": timeout, "on_error": on_error, "gather": gather,
         "name": label.removeprefix("<locals>.").rpartition("<locals>.")[2],
     }  # fmt: skip
+
+
+def _check_spelling(fn: Any, kwargs: dict[str, Any]) -> None:
+    """Refuse a keyword that `fn` doesn't take and that is nearly the name of an option."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    for name in kwargs.keys() - {p.name for p in parameters}:
+        if near := difflib.get_close_matches(name, (*_OPTIONS, "partitions", "progress"), 1, 0.75):
+            raise ConfigError(
+                f"{name}=… is no option, and fn takes no such argument; did you mean {near[0]}=…?"
+            )

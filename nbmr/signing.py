@@ -53,9 +53,13 @@ class Signer:
             )
         self._secret = secret
 
+    def start(self) -> hmac.HMAC:
+        """Return a signature to be, which takes parts by `update` and ends by `digest`."""
+        return hmac.new(self._secret, digestmod="sha256")
+
     def sign(self, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
         """Return the signature of the parts, one after another."""
-        digest = hmac.new(self._secret, digestmod="sha256")
+        digest = self.start()
         for part in parts:
             digest.update(part)
         return digest.digest()

@@ -101,8 +101,8 @@ class Source:
         if isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
             hint = {"dict": "pass list(d.items())", "str": "pass [text], or text.splitlines()"}
             raise ConfigError(
-                f"data is a {type(data).__name__}; pass a DataFrame, a Series, a list or another iterable"
-                f" ({hint.get(type(data).__name__, 'of items')})."
+                f"data is of type {type(data).__name__}; pass a DataFrame, a Series, a list or another"
+                f" iterable ({hint.get(type(data).__name__, 'of items')})."
             )
         if partitions is not None and (
             isinstance(partitions, bool) or not isinstance(partitions, int) or partitions < 1

@@ -1,4 +1,4 @@
-"""What all tests share: folders of their own, a private RabbitMQ node with two workers, and a look at what is left.
+"""What all tests share: folders of their own, a private RabbitMQ node, and a look at what is left at the end.
 
 Nothing touches the node of the person who runs the tests: Jupyter's runtime folder, the state folder and the
 folder for temporary files are those of this session, for this process and for all that it starts.
@@ -30,7 +30,7 @@ from nbmr.errors import RabbitMQNotFound
 
 ROOT = Path(__file__).parents[1]
 SHARED_MEMORY = Path("/dev/shm")
-#: Bytes that the node takes in one message: less than RabbitMQ 4 does, and just what nbmr promises to stay under.
+#: Bytes that the node takes in one message: less than RabbitMQ 4 does, and what nbmr promises to stay under.
 MESSAGE_LIMIT = topology.MESSAGE_BYTES + (64 << 10)
 
 
@@ -95,7 +95,7 @@ def _processes(home: Path) -> Iterator[str]:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder)) if folder.is_dir() else []
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 def _wait_until_empty(look: Callable[[], list[str]], seconds: float = 10.0) -> list[str]:
@@ -129,7 +129,8 @@ class Server:
     def queues(self) -> list[str]:
         """Name every queue and stream, of all virtual hosts."""
         text = self.eval(
-            'io:format("~p", [[binary_to_list(element(4, amqqueue:get_name(Q))) || Q <- rabbit_amqqueue:list()]]).'
+            'io:format("~p", [[binary_to_list(element(4, amqqueue:get_name(Q)))'
+            " || Q <- rabbit_amqqueue:list()]])."
         )
         return list(ast.literal_eval(text.removesuffix("ok").strip()))
 
@@ -191,9 +192,8 @@ def named(server: Server, home: Path) -> Named:
 @pytest.fixture(scope="session")
 def client(server: Server) -> Iterator[nbmr.Client]:
     """A client of the private node, with two workers on the default queue."""
-    with nbmr.Client() as client:
-        with client.workers(2):
-            yield client
+    with nbmr.Client() as client, client.workers(2):
+        yield client
 
 
 @pytest.fixture

@@ -9,15 +9,13 @@ cores, signing and verifying included: 0.15 to send (before: 0.18), 0.20 to rece
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pika
 from pika import frame, spec
 from pika.adapters.utils import io_services_utils
 
-#: Bytes of a body in each frame: what fits RabbitMQ's and pika's largest frame, 128 KiB.
-FRAGMENT_BYTES = spec.FRAME_MAX_SIZE - spec.FRAME_HEADER_SIZE - spec.FRAME_END_SIZE
 #: A frame's head: type, channel, size of what follows (AMQP 0-9-1, section 4.2.3).
 _HEAD = struct.Struct(">BHL")
 _END = bytes([spec.FRAME_END])
@@ -27,31 +25,6 @@ _HEAD_AND_END = spec.FRAME_HEADER_SIZE + spec.FRAME_END_SIZE
 _transport = io_services_utils._AsyncTransportBase  # noqa: SLF001 - there is no public setting
 _transport._MAX_RECV_BYTES = 256 << 10  # noqa: SLF001
 _transport._MAX_CONSUME_BYTES = 2 << 20  # noqa: SLF001
-
-
-def fragments(parts: Iterable[bytes | bytearray | memoryview], most: int = FRAGMENT_BYTES) -> list[bytes]:
-    """Copy the parts of a body, once, into pieces of a frame's size.
-
-    Examples
-    --------
-    >>> fragments([b"abc", b"de", b"fghij"], most=4)
-    [b'abcd', b'efgh', b'ij']
-    """
-    done: list[bytes] = []
-    pieces: list[memoryview] = []
-    room = most
-    for part in parts:
-        view = memoryview(part).cast("B")
-        while view:
-            piece, view = view[:room], view[room:]
-            pieces.append(piece)
-            room -= len(piece)
-            if not room:
-                done.append(b"".join(pieces))
-                pieces, room = [], most
-    if pieces:
-        done.append(b"".join(pieces))
-    return done
 
 
 class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika's types are not looked at
@@ -67,12 +40,10 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika's types a
         properties: pika.BasicProperties,
         body: list[bytes],
     ) -> None:
-        """Publish a message whose body is in `fragments`.
-
-        It is mandatory: returned if no queue wants it.
-        """
-        if body and len(body[0]) > self._body_max_length:  # a server with smaller frames
-            body = fragments(body, self._body_max_length)
+        """Publish a message whose body is in pieces; it is mandatory: returned if no queue wants it."""
+        most = self._body_max_length
+        if any(len(piece) > most for piece in body):  # a server with smaller frames
+            body = [piece[i : i + most] for piece in body for i in range(0, len(piece), most)]
         number = channel.channel_number
         method = spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=True)
         frames = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from pika.adapters.select_connection import IOLoop
 from pika.exceptions import ChannelClosedByBroker
 
 from nbmr.broker.address import Address
-from nbmr.broker.connection import Connection, fragments
+from nbmr.broker.connection import Connection
 from nbmr.broker.consumer import Consumer, Delivery
 from nbmr.broker.trouble import translate
 from nbmr.errors import BrokerError, BrokerUnreachable
@@ -40,8 +40,8 @@ _NOT_FOUND = 404
 logging.getLogger("pika").addHandler(logging.NullHandler())
 
 
-#: A message's body, in parts.
-Body = Sequence[bytes | bytearray | memoryview]
+#: A message's body, in pieces.
+Body = list[bytes]
 #: Calls a method of the channel that it is given, and has it call back what it is given next.
 Operation = Callable[[Any, Callable[[Any], None]], Any]
 
@@ -89,6 +89,7 @@ class Link:
     ) -> None:
         self._addresses, self._name, self._alive = addresses, name, alive
         self._changed = threading.Condition()
+        self._waking = threading.Lock()  # the loop must not be woken after it was closed
         self._loop = IOLoop()
         self._connection: Any = None
         self._publisher: Any = None
@@ -132,7 +133,7 @@ class Link:
         exchange, key
             Where to.
         body
-            The parts of the body, as flat buffers of bytes. They are copied before this returns.
+            The body, in pieces that fit a frame, as `nbmr.message.seal` makes them.
         urgent
             Don't wait: for small messages from where nothing may block.
 
@@ -148,7 +149,7 @@ class Link:
                 self._changed.wait(1.0)
             self._check_open()
             self._held += size
-        message = _Outgoing(exchange, key, size, fragments(body))
+        message = _Outgoing(exchange, key, size, body)
         with self._changed:
             self._outbox.append(message)
         self._soon(self._flush)
@@ -203,7 +204,9 @@ class Link:
             raise BrokerUnreachable("The connection to RabbitMQ was closed. Connect again.")
 
     def _soon(self, callback: Callable[[], object]) -> None:
-        self._loop.add_callback_threadsafe(callback)
+        with self._waking:
+            if self._state != "closed":
+                self._loop.add_callback_threadsafe(callback)
 
     # ---------------------------------------------------------------- in the I/O thread
 
@@ -212,7 +215,9 @@ class Link:
         try:
             self._loop.start()
         finally:
-            self._set_state("closed")
+            with self._waking:
+                self._set_state("closed")
+                self._loop.close()
             error = BrokerUnreachable("The connection to RabbitMQ was closed.")
             waiting: list[Future[Any]] = [m.confirmed for m in (*self._unconfirmed.values(), *self._outbox)]
             waiting += [c.answer for c in (*self._calls, *([self._calling] if self._calling else ()))]

@@ -116,7 +116,11 @@ class Pool:
 
     def _start(self) -> None:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "nbmr.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "nbmr.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Linux shares processors by session, where autogroups are on
         )
         assert worker.stdin is not None  # noqa: S101 - for the type checker
         worker.stdin.write(json.dumps(self._options) + "\n")

@@ -1,4 +1,4 @@
-"""Stop really stops: what runs is ended within a second, what is queued never runs, and the next call works."""
+"""Stop really stops: what runs is ended within a second, what is queued never runs, the next call works."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import nbmr
 
-#: Seconds from the stop until the only worker has answered the next call. It promises a second; machines are busy.
+#: Seconds from the stop until the only worker has answered the next call. One is promised; machines are busy.
 SOON = 2.0
 
 KERNEL = """

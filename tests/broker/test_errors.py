@@ -49,7 +49,7 @@ def shallow(x):
 
 def test_an_error_tells_all_there_is_to_know(client):
     def fn(part):
-        if 6 in part.a.values:
+        if 6 in part.a.to_list():
             shallow(0)
         return part
 
@@ -157,7 +157,7 @@ def test_a_result_that_cannot_be_unpickled_here(client):
             return int, ("no number",)
 
     with pytest.raises(Exception, match="no number"):
-        client.map([1], lambda x: Awkward())
+        client.map([1], lambda _: Awkward())
     assert client.map([1], lambda x: x) == [1]
 
 

@@ -208,11 +208,11 @@ def test_a_connection_among_the_arguments_is_named(client):
     import sqlite3
 
     with contextlib.closing(sqlite3.connect(":memory:")) as db:
-        with pytest.raises(nbmr.PickleError, match="sqlite3.Connection"):
-            client.map([1], lambda x, db: x, db)
+        with pytest.raises(nbmr.PickleError, match=r"sqlite3\.Connection"):
+            client.map([1], lambda x, y: (x, y), db)
         frame = pd.DataFrame({"a": [1]}).astype(object)
         frame.loc[0, "a"] = db
-        with pytest.raises(nbmr.PickleError, match="sqlite3.Connection"):
+        with pytest.raises(nbmr.PickleError, match=r"sqlite3\.Connection"):
             client.map(frame, lambda part: part)
 
 

@@ -1,4 +1,4 @@
-"""Sizes around and beyond what the broker takes in one message. The node of these tests takes 8 MiB and a header."""
+"""Sizes around and beyond what the broker takes in one message: here 8 MiB, and a header."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_small_argument_beside_the_largest_partition_that_rides_along(client, 
 
 
 def test_a_small_task_with_a_large_result(client):
-    assert client.map([20_000_000], lambda n: bytes(n)) == [bytes(20_000_000)]
+    assert client.map([20_000_000], bytes) == [bytes(20_000_000)]
 
 
 def test_a_large_task_with_a_small_result(client):

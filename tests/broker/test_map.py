@@ -216,7 +216,7 @@ def test_partitions_say_how_many(client, tmp_path):
 
     client.map(FRAME, fn, partitions=4)
     assert sorted(lines(calls)) == ["2", "2", "3", "3"]
-    job = client.submit(FRAME, lambda part: len(part), partitions=4)
+    job = client.submit(FRAME, len, partitions=4)
     assert job.result().tolist() == [3, 3, 2, 2]
     assert job.progress.total == 4
     job.forget()

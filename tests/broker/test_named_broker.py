@@ -112,7 +112,7 @@ def test_what_listens_and_does_not_speak_amqp(named):
 
 @pytest.mark.parametrize("wrong", [("secret", "guess"), ("tester", "nobody")])
 def test_a_wrong_user_or_password_is_named_and_not_shown(named, wrong):
-    with pytest.raises(nbmr.AccessRefused, match="user .*password") as caught:
+    with pytest.raises(nbmr.AccessRefused, match=r"user .*password") as caught:
         nbmr.Client(named.url.replace(*wrong), named.key)
     assert "guess" not in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -230,7 +230,7 @@ def test_one_broken_connection_is_mended_unseen(named, server, queue_with_worker
         job = client.submit(range(40), fn, queue=queue_with_worker, partitions=40)
         eventually(lambda: job.progress.done >= 3)
         server.eval(
-            "[rabbit_networking:close_connection(P, \"test\") || [{pid, P}, {vhost, <<\"named\">>}] <-"
+            '[rabbit_networking:close_connection(P, "test") || [{pid, P}, {vhost, <<"named">>}] <-'
             " rabbit_networking:connection_info_all([pid, vhost])]."
         )
         seen = dict(job)

@@ -217,14 +217,18 @@ def test_clients_reject_what_is_not_genuine(client, stranger, queue, evil, event
     job.forget()
 
 
-def test_a_genuine_message_that_makes_no_sense_does_not_stop_the_reading(client, stranger, queue, monkeypatch):
+def test_a_genuine_message_that_makes_no_sense_does_not_stop_the_reading(
+    client, stranger, queue, monkeypatch
+):
     """Signed by our key, as by another version of nbmr, and without the fields that belong there."""
     monkeypatch.setattr(pools, "ensure", lambda *_: None)
     job = client.submit([1], lambda x: x, queue=queue)
     job._sending.join(10)
     ours = Signer(client.settings.key)
     for kind in ("started", "result", "chunk", "died"):
-        assert stranger.append(topology.job_log(job.id), message.seal(ours, kind, job=job.id, task=0)).result(10)
+        assert stranger.append(topology.job_log(job.id), message.seal(ours, kind, job=job.id, task=0)).result(
+            10
+        )
     with client.workers(1, queue=queue):
         assert job.result(20) == [1]
     job.forget()
@@ -246,7 +250,9 @@ def test_a_genuine_task_that_makes_no_sense_does_not_stop_the_worker(client, str
 # ---------------------------------------------------------------- versions and secrets
 
 
-def test_a_signed_task_of_other_versions_is_refused_before_it_is_decoded(client, stranger, queue, captured, evil):
+def test_a_signed_task_of_other_versions_is_refused_before_it_is_decoded(
+    client, stranger, queue, captured, evil
+):
     _, job = captured
     ours = Signer(client.settings.key)
     body = task(ours, job.id, queue, Touch(evil), versions={"python": "3.8.10", "pandas": "1.0.0"})

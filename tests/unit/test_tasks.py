@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
+
+from nbmr.codec import decode
+from nbmr.errors import ConfigError, PickleError
+from nbmr.tasks import Call, Source, is_frame
+
+
+def tasks(data, partitions=None, slots=2, seconds=None):
+    return list(Source(data, partitions, slots).tasks(lambda: seconds))
+
+
+def items(found):
+    return list(itertools.chain.from_iterable(task.units for task in found))
+
+
+# ---------------------------------------------------------------- lists
+
+
+@given(
+    st.lists(st.integers(), max_size=300), st.none() | st.integers(1, 400), st.integers(1, 100), st.booleans()
+)
+def test_every_item_is_in_one_task_in_order(data, partitions, slots, lazy):
+    found = tasks(iter(data) if lazy else data, partitions, slots)
+    assert items(found) == data
+    assert [task.start for task in found] == [0, *itertools.accumulate(len(t.units) for t in found)][:-1]
+    assert all(task.units for task in found)
+    if partitions is not None and not lazy:
+        assert len(found) == min(partitions, len(data))
+        sizes = {len(task.units) for task in found}
+        assert not sizes or max(sizes) - min(sizes) <= 1
+
+
+def test_large_batches_first_and_small_ones_at_the_end():
+    sizes = [len(task.units) for task in tasks(range(10_000), slots=4)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 1
+    assert sizes[0] <= 10_000 / 16
+    assert len(sizes) < 500
+
+
+def test_few_items_are_a_task_each():
+    assert [len(task.units) for task in tasks(range(20), slots=2)] == [1] * 20
+
+
+def test_many_items_are_few_tasks():
+    assert len(tasks(range(1_000), slots=2)) < 200
+    assert len(tasks(range(100_000), slots=2)) < 400
+
+
+def test_heavy_items_are_batched_by_their_weight():
+    array = np.zeros(100_000)  # 0.8 MB
+    assert max(len(task.units) for task in tasks([array] * 400, slots=1)) <= 2
+    frame = pd.DataFrame({"a": range(100_000)})
+    assert max(len(task.units) for task in tasks([frame] * 400, slots=1)) <= 2
+    assert max(len(task.units) for task in tasks(["x" * 500_000] * 400, slots=1)) <= 3
+
+
+# ---------------------------------------------------------------- iterables
+
+
+def test_an_iterable_is_read_no_further_than_asked_for():
+    pulled = []
+
+    def endless():
+        for i in itertools.count():
+            pulled.append(i)
+            yield i
+
+    source = Source(endless(), None, 2)
+    assert source.lazy
+    assert source.units is None
+    assert pulled == []
+    made = source.tasks(lambda: None)
+    for number in range(5):
+        assert next(made).units == [number]
+    assert len(pulled) == 5
+
+
+@pytest.mark.parametrize(("seconds", "size"), [(None, 1), (10.0, 1), (0.02, 10), (0.001, 200), (1e-9, 5_000)])
+def test_batches_of_an_iterable_hold_a_fifth_of_a_second_of_work(seconds, size):
+    made = Source(itertools.count(), None, 2).tasks(lambda: seconds)
+    batches = [len(next(made).units) for _ in range(4)]
+    assert batches == pytest.approx([size] * 4, abs=1)
+
+
+def test_a_slow_iterable_is_not_held_back():
+    import time
+
+    def slow():
+        for i in range(3):
+            time.sleep(0.06)
+            yield i
+
+    assert [task.units for task in tasks(slow(), seconds=1e-9)] == [[0], [1], [2]]
+
+
+def test_later_changes_of_a_list_are_not_seen():
+    data = [1, 2, 3]
+    source = Source(data, None, 2)
+    data.append(4)
+    assert source.units == 3
+    assert items(source.tasks(lambda: None)) == [1, 2, 3]
+
+
+# ---------------------------------------------------------------- frames
+
+
+@pytest.mark.parametrize("partitions", [None, 1, 3, 10, 50])
+def test_a_frame_is_cut_into_one_partition_a_task(partitions):
+    df = pd.DataFrame({"a": range(10)}, index=[f"r{i}" for i in range(10)])
+    source = Source(df, partitions, 2)
+    found = list(source.tasks(lambda: None))
+    assert source.of_frame
+    assert source.units == len(found) == min(partitions or 10, 10)
+    assert [task.start for task in found] == list(range(len(found)))
+    assert_frame_equal(pd.concat(items(found)), df)
+    assert all(len(task.units) == 1 for task in found)
+    assert "r0" in found[0].rows[0]
+    assert "r9" in found[-1].rows[-1]
+
+
+def test_an_empty_frame_is_one_partition():
+    (task,) = tasks(pd.DataFrame({"a": []}))
+    assert len(task.units[0]) == 0
+    assert task.rows == ()
+
+
+def test_later_changes_of_a_frame_are_not_seen():
+    df = pd.DataFrame({"a": [1, 2]})
+    source = Source(df, 1, 1)
+    df["a"] = 9
+    df["b"] = 0
+    (task,) = source.tasks(lambda: None)
+    assert_frame_equal(task.units[0], pd.DataFrame({"a": [1, 2]}))
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("data", ["text", b"bytes", {"a": 1}, 5, None, object()])
+def test_what_is_no_list_of_items(data):
+    with pytest.raises(ConfigError, match=rf"data is .*\b{type(data).__name__};"):
+        Source(data, None, 2)
+
+
+@pytest.mark.parametrize("partitions", [0, -1, 1.5, True, "3"])
+@pytest.mark.parametrize(
+    "data", [[1, 2], pd.DataFrame({"a": [1]}), iter([1])], ids=["list", "frame", "iterator"]
+)
+def test_wrong_partitions(data, partitions):
+    with pytest.raises(ConfigError, match="partitions"):
+        Source(data, partitions, 2)
+
+
+def test_what_is_a_frame():
+    assert is_frame(pd.DataFrame())
+    assert is_frame(pd.Series([1]))
+    assert not is_frame(pd.Index([1]))
+    assert not is_frame(np.zeros(3))
+
+
+# ---------------------------------------------------------------- calls
+
+
+def test_a_call_is_encoded_once_with_its_arguments():
+    call = Call.encode(lambda x, y, z=0: x + y + z, (10,), {"z": 100})
+    fn, args, kwargs = decode([bytearray(memoryview(b)) for b in call.buffers])
+    assert fn(1, *args, **kwargs) == 111
+    assert call.size == sum(memoryview(b).nbytes for b in call.buffers)
+    assert len(call.digest) == 64
+
+
+def test_equal_calls_have_equal_digests_and_others_have_not():
+    array = np.arange(100_000)
+    assert Call.encode(np.dot, (array,), {}).digest == Call.encode(np.dot, (array.copy(),), {}).digest
+    assert Call.encode(np.dot, (array,), {}).digest != Call.encode(np.dot, (array + 1,), {}).digest
+
+
+def test_what_cannot_be_called():
+    with pytest.raises(ConfigError, match="callable; got int"):
+        Call.encode(5, (), {})
+
+
+def test_what_cannot_travel():
+    import threading
+
+    with pytest.raises(PickleError, match="lock"):
+        Call.encode(len, (threading.Lock(),), {})
