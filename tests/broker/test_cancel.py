@@ -15,7 +15,8 @@ import nbmr
 SOON = 2.0
 
 KERNEL = """
-import hashlib, os, sys, threading, time
+import hashlib, os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # even if the tests run in the background
 from pathlib import Path
 import numpy as np
 import nbmr
@@ -93,7 +94,8 @@ def test_ctrl_c_while_no_worker_listens(client, queue, start):
     """There is nothing to wait for; the kernel is free at once."""
     kernel = start(
         "-c",
-        "import sys, nbmr\n"
+        "import signal, sys, nbmr\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "c = nbmr.Client()\n"
         "def items():\n"
         "    print('reading', flush=True)\n"

@@ -108,14 +108,19 @@ def test_a_large_batch_with_an_error(client):
     assert out[2].partition == 2
 
 
-def test_many_errors_at_once(client):
+def test_many_errors_at_once(client, queue):
     """A thousand tracebacks of one batch stay below the message limit, or are cut, but arrive."""
 
     def fn(x):
         raise ValueError(str(x) + "x" * 20_000)
 
-    with pytest.warns(RuntimeWarning, match="2000 of 2000|2,000 of 2,000"):
-        out = client.map(range(2000), fn, partitions=1, on_error="keep")
+    with client.workers(1, queue=queue):
+        job = client.submit(range(2000), fn, partitions=1, on_error="keep", queue=queue)
+        try:
+            with pytest.warns(RuntimeWarning, match=r"2,?000 of 2,?000"):
+                out = job.result(20)
+        finally:
+            job.forget()
     assert [failure.partition for failure in out] == list(range(2000))
 
 

@@ -144,7 +144,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("import helpers\nclass Sub(helpers.Point): pass\nfn = lambda x: Sub.make(x).x", 2, 2),
     ],
 )
-def test_what_a_cell_can_reach(  # noqa: PLR0917 - parameters and fixtures
+def test_what_a_cell_can_reach(
     beside: Path, notebook: Notebook, tmp_path: Path, source: str, value: object, expected: object
 ) -> None:
     notebook.cell(source)
