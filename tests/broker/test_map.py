@@ -493,7 +493,7 @@ def test_the_verbs_of_the_module_use_a_client_of_their_own(server, client):
 
 
 def test_map_leaves_nothing_on_the_broker_and_submit_what_it_needs(server, client):
-    job = client.submit([np.zeros(2_000_000)], lambda x: x.sum(), np.zeros(20_000))
+    job = client.submit([np.zeros(2_000_000)], lambda x, y: x.sum() + y.sum(), np.zeros(20_000))
     job.result()
     of_job = [name for name in server.queues() if job.id in name]
     assert len(of_job) == 3  # its log, the function's blob, the data's

@@ -62,7 +62,7 @@ def captured(client, stranger, queue, monkeypatch):
 
 def publish(stranger, queue, *bodies):
     for body in bodies:
-        assert stranger.publish(topology.TASKS_EXCHANGE, queue, [body]).result(10)
+        assert stranger.publish(topology.TASKS_EXCHANGE, queue, [body] if body else []).result(10)
 
 
 def rejections(client, queue):
@@ -206,7 +206,7 @@ def test_clients_reject_what_is_not_genuine(client, stranger, queue, evil, event
         message.seal(theirs, "sealed", job=job.id, tasks=0, units=0),
         [b"".join(message.seal(ours, "result", **result, **fields))[:-5]],
         [pickle.dumps(Touch(evil))],
-        [b""],
+        [],
     ]
     for body in bad:
         assert stranger.append(log, body).result(10)
