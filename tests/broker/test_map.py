@@ -363,13 +363,15 @@ def test_an_iterable_is_read_only_so_far_ahead_of_the_work(client, tmp_path, eve
         return item
 
     job = client.submit(items(), fn, gate)
-    eventually(lambda: len(pulled) >= 16)
-    assert not job.wait(0.5)
-    assert len(pulled) <= 200
-    before = len(pulled)
-    gate.touch()
-    eventually(lambda: len(pulled) > before)
-    job.cancel()
+    try:
+        eventually(lambda: len(pulled) >= 16)
+        assert not job.wait(0.5)
+        assert len(pulled) <= 200
+        before = len(pulled)
+        gate.touch()
+        eventually(lambda: len(pulled) > before)
+    finally:
+        job.cancel()
 
 
 def test_an_endless_iterable_with_results_as_they_come(client):
