@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbmr import frames, message, topology
-from nbmr.errors import BrokerError, Failure, JobCancelled, JobTimeout, NbmrError
+from nbmr.errors import BrokerError, Failure, JobCancelled, JobNotFound, JobTimeout
 from nbmr.joblog import JobLog, Outcome, Progress, Status
 
 if TYPE_CHECKING:
@@ -226,22 +226,21 @@ class Job:
         if not self.wait(timeout):
             name = self.name or self.id
             raise JobTimeout(f"Job {name} is not done after {timeout:g} s; it goes on. {self.hint}".rstrip())
-        if self._send_error is not None:
-            raise self._send_error
-        if self.status == Status.CANCELLED:
-            raise JobCancelled(f"Job {self.name or self.id} was cancelled.")
-        if self.failures and self._log.about.get("on_error") != "keep":
-            raise self._error()
+        self._raise_why_it_failed()
         if self.failures:
             self._warn()
         self._gathered = [self._gather(consume=True)]
         return self._gathered[0]
 
-    def _error(self) -> NbmrError:
-        failure = min(self.failures, key=lambda f: f.partition)
-        error = failure.error()
-        error.__cause__ = failure.exception
-        return error
+    def _raise_why_it_failed(self) -> None:
+        """Raise what ended the job before its time, if anything did."""
+        if self._send_error is not None:
+            raise self._send_error
+        if self.status == Status.CANCELLED:
+            raise JobCancelled(f"Job {self.name or self.id} was cancelled.")
+        if self.failures and self._log.about.get("on_error") != "keep":
+            failure = min(self.failures, key=lambda f: f.partition)
+            raise failure.error() from failure.exception
 
     def _warn(self) -> None:
         failures = sorted(self.failures, key=lambda failure: failure.partition)
@@ -284,6 +283,9 @@ class Job:
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """Yield ``(number, result)`` as results arrive; the number is the partition's or the item's."""
+        if self._gathered:  # what was gathered was given away; the log still has it
+            yield from self._read_again()
+            return
         seen = 0
         while True:
             for outcome in self._log.arrived(seen):
@@ -298,12 +300,14 @@ class Job:
                 if not self._log.ended and seen >= len(self._log.outcomes):
                     self._log.changed.wait(_LOOK_SECONDS)
             self.look()
-        if self._send_error is not None:
-            raise self._send_error
-        if self.status == Status.CANCELLED:
-            raise JobCancelled(f"Job {self.name or self.id} was cancelled.")
-        if self.failures and self._log.about.get("on_error") != "keep":
-            raise self._error()
+        self._raise_why_it_failed()
+
+    def _read_again(self) -> Job:
+        if self._forgotten:
+            raise JobNotFound(f"Job {self.name or self.id} was forgotten; its result() is still here.")
+        again = Job(JobLog(self.id, self._signer), self._broker, self._signer, self._look)
+        again.follow()
+        return again
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Any]]:
         """Like iterating, without blocking the event loop."""

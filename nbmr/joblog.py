@@ -8,6 +8,7 @@ delivered twice counts once.
 from __future__ import annotations
 
 import base64
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -252,9 +253,16 @@ class JobLog:
             payload, writable = memoryview(chunks.body), True
         else:
             self.bytes_received += len(entry.payload)
-        failures = {int(failure["unit"]): failure for failure in fields["failures"]}
+        layout = fields.get("layout", [])
+        failed = list(fields.get("failures", ()))
+        if "all_failed" in fields:
+            failed = [fields["all_failed"] | {"unit": unit} for unit in range(fields["count"])]
+        if fields.get("failures_encoded") and payload is not None:
+            failed += json.loads(bytes(codec.slices(payload, layout[-1:])[0]))
+            layout = layout[:-1]
+        failures = {int(failure["unit"]): failure for failure in failed}
         self.outcomes[entry.task] = Outcome(
-            fields["start"], fields["count"], payload, fields.get("layout", []), failures, writable
+            fields["start"], fields["count"], payload, layout, failures, writable
         )
         self.done += fields["count"] - len(failures)
         self.failed += len(failures)
@@ -285,7 +293,7 @@ def _failure(number: int, failure: dict[str, Any], fields: dict[str, Any], death
         rows=tuple(fields.get("rows", ())),
         host=fields["host"],
         pid=fields["pid"],
-        attempts=failure["attempts"],
-        output=failure.get("output", ""),
+        attempts=max(failure["attempts"], fields.get("attempt", 1)),
+        output=failure.get("output", fields.get("output", "")),
         exception=tracebacks.decode_exception(base64.b64decode(encoded)) if encoded else None,
     )

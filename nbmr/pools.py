@@ -34,6 +34,8 @@ START_SECONDS = 60.0
 #: Seconds that a stopping pool has before it is killed, when it is to end now.
 _STOP_SECONDS = 3.0
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+#: The pools that this process started: kept, so that the system can forget those that have ended.
+_started: list[subprocess.Popen[bytes]] = []
 #: Stands for every broker that was named: their pools' files share a folder.
 NAMED_BROKERS = Settings("", "")
 
@@ -51,7 +53,7 @@ class Pool:
         except (OSError, ValueError):
             return {}
         if not found["failed"] and not _lives(found["pid"], found["started"]):
-            self.file.unlink(missing_ok=True)
+            self._clean_up()
             return {}
         return found
 
@@ -83,7 +85,7 @@ class Pool:
     def check(self, state: dict[str, Any]) -> None:
         """Raise if the pool has failed."""
         if state and state["failed"]:
-            self.file.unlink(missing_ok=True)
+            self._clean_up()
             raise WorkerError(f"Workers can't be started: {state['failed']}")
 
     def log(self) -> str:
@@ -118,7 +120,11 @@ class Pool:
             except psutil.TimeoutExpired:
                 os.killpg(state["pid"], signal.SIGKILL)
                 process.wait(_STOP_SECONDS)
-        self.file.unlink(missing_ok=True)
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        for ending in (".json", ".want", ".log"):
+            self.file.with_suffix(ending).unlink(missing_ok=True)
 
 
 def folder(settings: Settings) -> Path:
@@ -159,6 +165,7 @@ def start(
             stdin=subprocess.PIPE, stdout=errors, stderr=errors, start_new_session=True, env=_environment(),
         )  # fmt: skip
     log.replace(place / f"{process.pid}.log")
+    _started[:] = [known for known in _started if known.poll() is None] + [process]
     spec = {"options": options, "count": count, "folder": str(place)}
     assert process.stdin is not None  # noqa: S101 - for the type checker
     with contextlib.suppress(BrokenPipeError):

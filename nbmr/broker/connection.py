@@ -41,6 +41,7 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika's types a
         body: list[bytes],
     ) -> None:
         """Publish a message whose body is in pieces; it is mandatory: returned if no queue wants it."""
+        body = [piece for piece in body if piece]
         most = self._body_max_length
         if any(len(piece) > most for piece in body):  # a server with smaller frames
             body = [piece[i : i + most] for piece in body for i in range(0, len(piece), most)]

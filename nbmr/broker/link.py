@@ -284,9 +284,24 @@ class Link:
 
     def _on_publisher(self, channel: Any) -> None:
         channel.add_on_return_callback(self._on_return)
+        channel.add_on_close_callback(self._on_publisher_closed)
         channel.confirm_delivery(
             self._on_confirm, callback=lambda _frame, channel=channel: self._on_ready(channel)
         )
+
+    def _on_publisher_closed(self, channel: Any, reason: Any) -> None:
+        """Fail what is unconfirmed if RabbitMQ refuses it: sending it again would end the same way."""
+        if channel is not self._publisher or not isinstance(reason, ChannelClosedByBroker):
+            return
+        self._publisher = None
+        refused = list(self._unconfirmed.values())
+        self._unconfirmed.clear()
+        with self._changed:
+            self._held -= sum(message.size for message in refused)
+            self._changed.notify_all()
+        for message in refused:
+            message.confirmed.set_exception(BrokerError(f"RabbitMQ refused a message: {reason.reply_text}"))
+        self._connection.channel(on_open_callback=self._on_publisher)
 
     def _on_ready(self, channel: Any) -> None:
         self._publisher, self._sent = channel, 0
@@ -297,7 +312,8 @@ class Link:
         if not self._opened.done():
             self._opened.set_result(None)
         for consumer in self._consumers:
-            self._subscribe(consumer)
+            if consumer.channel is None:
+                self._subscribe(consumer)
         self._next_call()
         self._flush()
 

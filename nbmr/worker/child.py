@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import json
 import mmap
 import os
 import signal
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any, TextIO
 
@@ -34,14 +36,18 @@ class _Interrupt:
 
     def __init__(self) -> None:
         self.running = False
+        #: Whether it was this that raised, and not the user's code.
+        self.raised = False
         signal.signal(signal.SIGINT, self)
 
     def __call__(self, _number: int, _frame: object) -> None:
         if self.running:
             self.running = False
+            self.raised = True
             raise KeyboardInterrupt
 
     def __enter__(self) -> None:
+        self.raised = False
         self.running = True
 
     def __exit__(self, *_: object) -> None:
@@ -51,6 +57,7 @@ class _Interrupt:
 def main(sock: socket.socket, output: Connection) -> None:
     """Run tasks until the supervisor is gone."""
     os.setpgrp()
+    _leave_fork_server()
     _die_with_parent()
     interrupt = _Interrupt()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -79,6 +86,14 @@ def main(sock: socket.socket, output: Connection) -> None:
 
 def _stream(number: int) -> TextIO:
     return open(number, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _leave_fork_server() -> None:
+    """Close our copy of the pipe by which the fork server notices that the supervisor is gone."""
+    known: Any = forkserver._forkserver  # noqa: SLF001 - there is no public way
+    if known._forkserver_alive_fd is not None:  # noqa: SLF001
+        os.close(known._forkserver_alive_fd)  # noqa: SLF001
+        known._forkserver_alive_fd = known._forkserver_address = None  # noqa: SLF001
 
 
 def _die_with_parent() -> None:
@@ -125,31 +140,50 @@ class Runner:
                 if mapped:
                     buffers = [b"", *codec.slices(memoryview(mapped[0]), task["data_layout"])]
                     inline = 1
-                units = codec.decode(buffers[inline:])
+                data = _Data(buffers[inline:], keep=task["retries"] > 0)
+                units = data.decode()
                 del buffers, mapped, payload
-                for number in range(len(units)):
-                    unit, units[number] = units[number], None
-                    if number in task["skip"]:
-                        values.append(None)
-                        continue
-                    os.pwrite(self.place, number.to_bytes(8, "big"), 0)
-                    value, failure = self._call(fn, unit, args, kwargs, task["retries"])
-                    del unit
-                    values.append(value)
-                    if failure:
-                        failures.append(failure | {"unit": number})
-                        if task["stop_at_error"]:
-                            break
+                self._run_units(task, data, units, (fn, args, kwargs), values, failures)
                 layout, parts = self._encode(values, failures)
-        except KeyboardInterrupt:
-            return {"op": "interrupted"}, []
         except BaseException as exc:  # noqa: BLE001 - the data, or the function, can't be decoded
-            failures = [_failure(exc, 1) | {"unit": number} for number in range(task["count"])]
+            if self._interrupt.raised:
+                return {"op": "interrupted"}, []
+            failures = [_failure(exc) | {"unit": number} for number in range(task["count"])]
             values = [None] * len(failures)
             layout, parts = self._encode(values, failures)
-        return {"op": "done", "layout": layout, "count": len(values), "failures": failures} | {
-            "seconds": time.monotonic() - began
-        }, parts
+        reply = {"op": "done", "layout": layout, "count": len(values), "failures_encoded": bool(failures)}
+        return reply | {"seconds": time.monotonic() - began}, parts
+
+    def _run_units(
+        self,
+        task: dict[str, Any],
+        data: _Data,
+        units: list[Any],
+        call: tuple[Any, tuple[Any, ...], dict[str, Any]],
+        values: list[Any],
+        failures: list[dict[str, Any]],
+    ) -> None:
+        """Call the function on each unit, and add to the values and the failures."""
+        for number in range(len(units)):
+            unit, units[number] = units[number], None
+            if number in task["skip"]:
+                values.append(None)
+                continue
+            os.pwrite(self.place, number.to_bytes(8, "big"), 0)
+            value, failure = self._call(unit, *call)
+            del unit
+            for attempt in range(2, task["retries"] + 2):
+                if not failure:
+                    break
+                # decoded again: the function may have changed it in place before it failed
+                value, failure = self._call(data.decode()[number], *call)
+                if failure:
+                    failure["attempts"] = attempt
+            values.append(value)
+            if failure:
+                failures.append(failure | {"unit": number})
+                if task["stop_at_error"]:
+                    break
 
     def _function(
         self, digest: str, inline: list[codec.Buffer], file: mmap.mmap | None, layout: list[tuple[int, int]]
@@ -168,23 +202,21 @@ class Runner:
             self._functions.popitem(last=False)
         return call
 
-    @staticmethod
     def _call(
-        fn: Any, unit: Any, args: tuple[Any, ...], kwargs: dict[str, Any], retries: int
+        self, unit: Any, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any] | None]:
-        for attempt in range(1, retries + 2):
-            try:
-                return fn(unit, *args, **kwargs), None
-            except KeyboardInterrupt:
+        try:
+            return fn(unit, *args, **kwargs), None
+        except BaseException as exc:  # SystemExit, too, is the function's failure
+            if self._interrupt.raised:
                 raise
-            except BaseException as exc:  # noqa: BLE001 - SystemExit, too, is the function's failure
-                failure = _failure(exc, attempt)
-        return None, failure
+            return None, _failure(exc)
 
     @staticmethod
     def _encode(
         values: list[Any], failures: list[dict[str, Any]]
     ) -> tuple[list[tuple[int, int]], list[codec.Buffer]]:
+        """Encode the values, and behind them the failures, if there are any."""
         try:
             buffers = codec.encode(values, what="the result of `fn`")
         except PickleError:
@@ -193,9 +225,27 @@ class Runner:
                     codec.encode(value, what="the result of `fn`")
                 except PickleError as exc:
                     values[number] = None
-                    failures.append(_failure(exc, 1) | {"unit": number, "traceback": ""})
+                    failures.append(_failure(exc) | {"unit": number, "traceback": ""})
             buffers = codec.encode(values)
+        if failures:
+            buffers.append(json.dumps(failures).encode())
         return codec.layout(buffers), codec.pieces(buffers)
+
+
+class _Data:
+    """A task's encoded data, which can be decoded again if it is to be kept as it was sent."""
+
+    def __init__(self, buffers: list[codec.Buffer], *, keep: bool) -> None:
+        self._buffers, self._keep = buffers, keep
+
+    def decode(self) -> list[Any]:
+        """Decode the units."""
+        if self._keep:
+            buffers: list[codec.Buffer] = [bytearray(buffer) for buffer in self._buffers]
+        else:
+            buffers, self._buffers = self._buffers, []
+        units: list[Any] = codec.decode(buffers)
+        return units
 
 
 def _map(file: int) -> mmap.mmap:
@@ -205,14 +255,14 @@ def _map(file: int) -> mmap.mmap:
     return mapped
 
 
-def _failure(exc: BaseException, attempts: int) -> dict[str, Any]:
+def _failure(exc: BaseException) -> dict[str, Any]:
     encoded = tracebacks.encode_exception(exc)
     return {
         "reason": "error",
         "summary": _summary(exc),
         "traceback": tracebacks.format_remote(exc),
         "exception": base64.b64encode(encoded).decode() if encoded else "",
-        "attempts": attempts,
+        "attempts": 1,
     }
 
 

@@ -66,6 +66,7 @@ class Pool:
             self._tell()  # stays, for whoever started us to read
             return 1
         self._file.unlink(missing_ok=True)
+        self._file.with_suffix(".log").unlink(missing_ok=True)
         return 0
 
     def _handle(self, event: str, worker: subprocess.Popen[str] | None, text: str) -> None:

@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nbmr import message, topology, versions
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Seconds that an interrupted task has to end by itself, before its process is killed.
 GRACE_SECONDS = 0.5
+#: Seconds that the last results of an ending worker may take to be stored.
+LAST_ANSWER_SECONDS = 30.0
 #: Seconds between two looks at a running child's memory.
 MEMORY_SECONDS = 0.2
 
@@ -45,6 +48,9 @@ _FOR_CHILD = (
     "count",
     "stop_at_error",
 )
+
+#: What every task must say.
+TASK_FIELDS = frozenset(_FOR_CHILD) | {"start", "rows", "queue", "timeout", "versions", "data_blob"}
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +80,9 @@ class Slot(threading.Thread):
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._receiver = pipe.Receiver()
+        #: Results that are sent and not confirmed yet.
+        self._unsettled = 0
+        self._all_settled = threading.Condition()
         self.ready = threading.Event()
 
     # ---------------------------------------------------------------- for other threads
@@ -117,6 +126,8 @@ class Slot(threading.Thread):
             _log.exception("this worker ends")
             self._worker.fail(f"{type(exc).__name__}: {exc}")
         finally:
+            with self._all_settled:
+                self._all_settled.wait_for(lambda: not self._unsettled, LAST_ANSWER_SECONDS)
             if self._consumer:
                 self._consumer.close()
             if self._child:
@@ -125,7 +136,7 @@ class Slot(threading.Thread):
     def _take(self, delivery: Delivery) -> None:
         worker = self._worker
         try:
-            task = message.unseal(worker.signer, delivery.body).expect("task", queue=worker.queue)
+            task = worker.task(delivery)
         except ProtocolError as exc:
             worker.reject(exc)
             delivery.ack()
@@ -160,7 +171,7 @@ class Slot(threading.Thread):
                     delivery.ack()
                     return
                 limit = f"ran longer than its timeout of {task.fields['timeout']:g} s"
-                body = self._failed(task, who, "timeout", limit, attempt)
+                body = self._failed(task, who, "timeout", limit, attempt + task.fields["retries"])
             except _ChildDied as death:
                 cause = str(death)
                 if attempt < topology.ATTEMPTS:
@@ -172,27 +183,37 @@ class Slot(threading.Thread):
             except BlobGone:
                 delivery.ack()
                 return
-        confirmed = worker.broker.append(topology.job_log(task.job), body)
+        with self._all_settled:
+            self._unsettled += 1
+        try:
+            confirmed = worker.broker.append(topology.job_log(task.job), body)
+        except BrokerError:
+            self._settled(lambda: None)
+            raise
         confirmed.add_done_callback(lambda future: self._confirmed(future, task.job, delivery))
 
     def _confirmed(self, future: Any, job: str, delivery: Delivery) -> None:
         if future.exception():
             _log.warning("a result of job %s was not stored: %s", job, future.exception())
-            delivery.give_back()
+            self._settled(delivery.give_back)
             return
         if not future.result():
             self._worker.forget(job)  # its log is gone: somebody cancelled it or gave it up
-        delivery.ack()
+        self._settled(delivery.ack)
+
+    def _settled(self, settle: Callable[[], None]) -> None:
+        """Answer for a delivery whose result was waiting for its confirmation."""
+        settle()
+        with self._all_settled:
+            self._unsettled -= 1
+            self._all_settled.notify_all()
 
     def _failed(self, task: Message, who: dict[str, Any], reason: str, summary: str, attempt: int) -> Body:
-        units = range(task.fields["count"])
-        return self._sealed(task, who, [self._failure(unit, reason, summary, attempt) for unit in units])
+        """Make an answer that says why all of a task's units have failed."""
+        why = {"reason": reason, "summary": summary, "attempts": attempt, "output": self._output}
+        return self._sealed(task, who, all_failed=why)
 
-    def _failure(self, unit: int, reason: str, summary: str, attempts: int) -> dict[str, Any]:
-        what = {"reason": reason, "summary": summary, "attempts": attempts, "output": self._output}
-        return what | {"unit": unit}
-
-    def _sealed(self, task: Message, who: dict[str, Any], failures: list[dict[str, Any]]) -> Body:
+    def _sealed(self, task: Message, who: dict[str, Any], **failures: Any) -> Body:
         """Make an answer that holds nothing but failures."""
         return message.seal_raw(
             self._worker.signer,
@@ -201,7 +222,7 @@ class Slot(threading.Thread):
             task=task.task,
             start=task.fields["start"],
             count=task.fields["count"],
-            failures=failures,
+            **failures,
             rows=task.fields["rows"],
             **who,
         )
@@ -236,9 +257,10 @@ class Slot(threading.Thread):
                     )
                     continue
                 summary = f"its worker process died {times} times, at last of {death}"
-                lost[death.unit] = self._failure(death.unit, "lost", summary, times)
+                why = {"reason": "lost", "summary": summary, "attempts": times, "output": self._output}
+                lost[death.unit] = why | {"unit": death.unit}
                 if task.fields["stop_at_error"]:
-                    return self._sealed(task, who, list(lost.values()))
+                    return self._sealed(task, who, failures=list(lost.values()))
 
     def _run_once(
         self, task: Message, who: dict[str, Any], attempt: int, lost: dict[int, dict[str, Any]]
@@ -257,6 +279,8 @@ class Slot(threading.Thread):
             self._child.send(header, [task.payload], files)
             reply = self._wait(task)
             return self._receive(task, reply, who, attempt, lost)
+        except BrokerError:
+            raise
         except (EOFError, OSError) as exc:
             raise self._bury() from exc
         finally:
@@ -317,7 +341,8 @@ class Slot(threading.Thread):
             pipe.receive(child.sock, reply["size"])  # it was done just before; too late
             child.read_output()
         except (OSError, EOFError):
-            self._bury()
+            child.kill()
+            self._bury("it did not stop")
         raise _Stopped(why)
 
     def _bury(self, cause: str = "") -> _ChildDied:
@@ -347,7 +372,10 @@ class Slot(threading.Thread):
             "count": reply.get("count", 0),
             "of": task.fields["count"],
             "layout": reply.get("layout", []),
-            "failures": reply.get("failures", []),
+            "failures": list(lost.values()),
+            "failures_encoded": reply.get("failures_encoded", False),
+            "output": "",
+            "attempt": attempt,
             "seconds": reply.get("seconds", 0.0),
         }
         if reply["op"] == "interrupted":  # by somebody else's signal
@@ -367,12 +395,8 @@ class Slot(threading.Thread):
             body = memoryview(b"")
             fields["chunked"] = size
         child.read_output()
-        if fields["failures"]:
-            fields["rows"] = task.fields["rows"]
-            for failure in fields["failures"]:
-                failure["output"] = child.last_output
-                failure["attempts"] = max(attempt, failure["attempts"])
-        fields["failures"] += lost.values()
+        if fields["failures"] or fields["failures_encoded"]:
+            fields |= {"rows": task.fields["rows"], "output": child.last_output}
         return message.seal_raw(worker.signer, "result", [body], job=task.job, task=task.task, **fields)
 
     def _bury_alive(self) -> _ChildDied:

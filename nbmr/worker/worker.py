@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import platform
+import queue
 import signal
 import threading
 import time
@@ -23,7 +24,7 @@ from nbmr.message import Message
 from nbmr.node import Presence, living
 from nbmr.signing import Signer
 from nbmr.worker.blobs import Blobs
-from nbmr.worker.slot import Slot
+from nbmr.worker.slot import TASK_FIELDS, Slot
 
 #: Jobs that a worker remembers as over, or as alive.
 _REMEMBERED = 10_000
@@ -86,7 +87,9 @@ class Worker:
         self._over: OrderedDict[str, None] = OrderedDict()
         self._alive: OrderedDict[str, float] = OrderedDict()
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        #: Woken by `stop`; a queue, since a signal handler may put into it, whatever it has interrupted.
+        self._orders: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stopping = False
         self._killed = False
         self._failure = ""
         self._at_work = 0
@@ -115,11 +118,13 @@ class Worker:
             for slot in self._slots:
                 slot.start()
             for slot in self._slots:
-                while not slot.ready.wait(0.2) and not self._stop.is_set():
+                while not slot.ready.wait(0.2) and not self._stopping:
                     pass
-            if not self._stop.is_set():
+            if not self._stopping:
                 self._on_ready()
-            while not self._stop.wait(1.0):
+            while not self._stopping:
+                with contextlib.suppress(queue.Empty):
+                    self._orders.get(timeout=1.0)
                 if self.broker.closed:
                     self._failure = "the connection to RabbitMQ was closed"
                     break
@@ -140,13 +145,14 @@ class Worker:
     def stop(self, *, now: bool = False) -> None:
         """Finish running tasks, then end; or end at once. Safe in a signal handler."""
         self._killed = self._killed or now
-        self._stop.set()
+        self._stopping = True
+        self._orders.put(None)
 
     def handle_signals(self) -> None:
         """Drain on SIGTERM and Ctrl-C; end at once on the second one."""
 
         def on_signal(_number: int, _frame: object) -> None:
-            self.stop(now=self._stop.is_set())
+            self.stop(now=self._stopping)
 
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
@@ -154,7 +160,7 @@ class Worker:
     def fail(self, why: str) -> None:
         """End, since something is wrong that retrying won't mend."""
         self._failure = why
-        self._stop.set()
+        self.stop()
 
     def _drain(self) -> None:
         for slot in self._slots:
@@ -232,6 +238,19 @@ class Worker:
                 if self._presence and not self._at_work:
                     self._presence.release()
 
+    def task(self, delivery: Delivery) -> Message:
+        """Open a task.
+
+        Raises
+        ------
+        ProtocolError
+            If it isn't genuine, not for this worker, or lacks something.
+        """
+        task = message.unseal(self.signer, delivery.body).expect("task", queue=self.queue)
+        if lacking := TASK_FIELDS - task.fields.keys():
+            raise ProtocolError(f"a task without {', '.join(sorted(lacking))}: of another version of nbmr")
+        return task
+
     # ---------------------------------------------------------------- messages that went astray
 
     def reject(self, error: ProtocolError) -> None:
@@ -243,24 +262,20 @@ class Worker:
     def _on_dead(self, delivery: Delivery) -> None:
         """Note in its job's log that a task was given back too often."""
         try:
-            task = message.unseal(self.signer, delivery.body).expect("task", queue=self.queue)
+            task = self.task(delivery)
         except ProtocolError as exc:
             self.reject(exc)
             delivery.ack()
             return
-        failures = [
-            {
-                "reason": "lost",
-                "summary": f"its worker died {topology.ATTEMPTS} times",
-                "attempts": topology.ATTEMPTS,
-                "unit": unit,
-            }
-            for unit in range(task.fields["count"])
-        ]
+        why = {
+            "reason": "lost",
+            "summary": f"its worker died {topology.ATTEMPTS} times",
+            "attempts": topology.ATTEMPTS,
+        }
         fields: dict[str, Any] = self.identity | {
             "start": task.fields["start"],
             "count": task.fields["count"],
-            "failures": failures,
+            "all_failed": why,
             "rows": task.fields["rows"],
             "run": "",
             "pid": 0,
