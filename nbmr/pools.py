@@ -6,6 +6,7 @@ in a file: beside the private node's data, or in Jupyter's runtime folder for a 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import json
@@ -38,6 +39,14 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10,
 _started: list[subprocess.Popen[bytes]] = []
 #: Stands for every broker that was named: their pools' files share a folder.
 NAMED_BROKERS = Settings("", "")
+
+
+@atexit.register
+def _let_go() -> None:
+    """Keep `subprocess` from warning about pools that outlive this process: they are meant to."""
+    for process in _started:
+        if process.poll() is None:
+            process.returncode = 0
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,6 @@ SHARED_MEMORY = Path("/dev/shm")
 MESSAGE_LIMIT = topology.MESSAGE_BYTES + (64 << 10)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """TEMPORARY, until nbmr closes what it opens: tests of their own say that it doesn't."""
-    config.addinivalue_line("filterwarnings", "ignore:subprocess:ResourceWarning")
-    config.addinivalue_line("filterwarnings", "ignore:unclosed <socket:ResourceWarning")
-
-
 # ---------------------------------------------------------------- folders, and what is left at the end
 
 

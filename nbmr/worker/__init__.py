@@ -6,6 +6,7 @@
 `nbmr.worker.process`   one child process as the supervisor sees it: start, interrupt, kill
 `nbmr.worker.child`     what runs in the child process
 `nbmr.worker.pipe`      how the two talk
+`nbmr.worker.cleaner`   removes what a killed worker can't
 `nbmr.worker.blobs`     large payloads, read once and kept
 `nbmr.worker.pool`      several workers on this machine, replaced when they die
 ======================= ====================================================================================

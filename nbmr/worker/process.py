@@ -20,9 +20,18 @@ import psutil
 
 from nbmr.codec import Buffer
 from nbmr.worker import pipe
+from nbmr.worker.cleaner import FOLDER
 
 #: Imported once by the fork server, so that a new child has them at once.
-PRELOADED = ("pandas", "numpy", "cloudpickle", "nbmr.codec", "nbmr.frames", "nbmr.worker.child")
+PRELOADED = (
+    "pandas",
+    "numpy",
+    "cloudpickle",
+    "nbmr.codec",
+    "nbmr.frames",
+    "nbmr.worker.child",
+    "nbmr.worker.cleaner",
+)
 #: Lines and characters of a task's output that are kept.
 OUTPUT_LINES, OUTPUT_CHARACTERS = 20, 4000
 #: Bytes that may be on their way between a supervisor and its child: few switches for a partition.
@@ -37,6 +46,10 @@ _start_lock = threading.Lock()
 
 def fork_server() -> ForkServerContext:
     """Return the context whose fork server has pandas loaded already."""
+    # multiprocessing would have the folder of the server's socket removed by this process, unless it is killed
+    settings = vars(multiprocessing.current_process())["_config"]
+    if "tempdir" not in settings:
+        settings["tempdir"] = os.environ[FOLDER] = tempfile.mkdtemp(prefix="nbmr-")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     return context
