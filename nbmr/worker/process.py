@@ -46,7 +46,7 @@ _start_lock = threading.Lock()
 
 def fork_server() -> ForkServerContext:
     """Return the context whose fork server has pandas loaded already."""
-    # multiprocessing would have the folder of the server's socket removed by this process, unless it is killed
+    # multiprocessing has the folder of the server's socket removed by this process, unless that is killed
     settings = vars(multiprocessing.current_process())["_config"]
     if "tempdir" not in settings:
         settings["tempdir"] = os.environ[FOLDER] = tempfile.mkdtemp(prefix="nbmr-")
