@@ -93,7 +93,8 @@ def map(  # noqa: A001 - the name that users expect
     retries
         How often a partition or item is tried again after `fn` raised or timed out.
     timeout
-        Seconds that one task may run; None for no limit.
+        Seconds that one task may run; None for no limit. With a limit, each item of a list is a task of its
+        own, unless `partitions` says otherwise.
     on_error
         ``"raise"``: the first failure ends the job. ``"keep"``: the rest is finished; failures are warned
         about, left out of a frame, and stand as `Failure` in a list.
