@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 
 from nbmr.errors import NbmrError
+from nbmr.worker.cleaner import clean_after
 from nbmr.worker.worker import Options, Worker
 
 
@@ -32,6 +34,8 @@ def main() -> int:
     except NbmrError as exc:
         _tell(f"failed {exc}")
         return 1
+    finally:
+        clean_after(os.getpid())
     return 0
 
 

@@ -1,6 +1,7 @@
 """Removes a worker's temporary folder when its fork server ends.
 
 The fork server ends when its worker has, however that came about. So a killed worker leaves nothing behind.
+Where the fork server is killed too, the pool removes the folder.
 """
 
 from __future__ import annotations
@@ -8,9 +9,23 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 #: Names the folder, in the fork server's environment.
 FOLDER = "NBMR_WORKER_FOLDER"
+
+
+def folder_prefix(worker: int) -> str:
+    """Return how the name of a worker's temporary folder begins."""
+    return f"nbmr-{worker}-"
+
+
+def clean_after(worker: int) -> None:
+    """Remove the temporary folder of a worker that has ended, if its fork server was killed too."""
+    for folder in Path(tempfile.gettempdir()).glob(folder_prefix(worker) + "*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
 
 # The worker itself imports this before it has made the folder.
 if FOLDER in os.environ:

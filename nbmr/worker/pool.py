@@ -23,6 +23,8 @@ from typing import Any
 
 import psutil
 
+from nbmr.worker.cleaner import clean_after
+
 #: A worker that dies more often than this within a minute is not replaced any more.
 _MOST_DEATHS = 10
 _MINUTE = 60.0
@@ -89,6 +91,7 @@ class Pool:
 
     def _on_exit(self, worker: subprocess.Popen[str]) -> None:
         del self._workers[worker.pid]
+        clean_after(worker.pid)
         self._ready.discard(worker.pid)
         if worker.pid in self._leaving or self._stopping:
             self._leaving.discard(worker.pid)

@@ -20,7 +20,7 @@ import psutil
 
 from nbmr.codec import Buffer
 from nbmr.worker import pipe
-from nbmr.worker.cleaner import FOLDER
+from nbmr.worker.cleaner import FOLDER, folder_prefix
 
 #: Imported once by the fork server, so that a new child has them at once.
 PRELOADED = (
@@ -49,7 +49,7 @@ def fork_server() -> ForkServerContext:
     # multiprocessing has the folder of the server's socket removed by this process, unless that is killed
     settings = vars(multiprocessing.current_process())["_config"]
     if "tempdir" not in settings:
-        settings["tempdir"] = os.environ[FOLDER] = tempfile.mkdtemp(prefix="nbmr-")
+        settings["tempdir"] = os.environ[FOLDER] = tempfile.mkdtemp(prefix=folder_prefix(os.getpid()))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     return context
