@@ -11,6 +11,7 @@ from nbmr.client import Client
 from nbmr.cluster import Workers
 from nbmr.job import Job
 from nbmr.progress import starting
+from nbmr.worker.cleaner import sweep
 
 _lock = threading.Lock()
 _default: list[Client] = []
@@ -210,4 +211,6 @@ def shutdown() -> bool:
     there = pools.living(pools.NAMED_BROKERS)
     for pool in there:
         pool.stop(now=True)
-    return node.stop() or bool(there)
+    ended = node.stop()
+    sweep()
+    return ended or bool(there)

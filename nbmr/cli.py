@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -12,6 +13,7 @@ from nbmr import config, node, pools, topology
 from nbmr.broker import connect
 from nbmr.errors import NbmrError
 from nbmr.progress import starting
+from nbmr.worker.cleaner import clean_after
 
 
 class _Commands(click.Group):
@@ -79,7 +81,10 @@ def worker(
         options, on_ready=lambda: click.echo(f"Ready: {slots} slot{plural} on queue {queue!r}.", err=True)
     )
     running.handle_signals()
-    running.run()
+    try:
+        running.run()
+    finally:
+        clean_after(os.getpid())
 
 
 @main.group()
