@@ -18,7 +18,7 @@ cloudpickle and `nbmr.modules` can resolve. One way is enough.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -151,6 +151,29 @@ def pieces(buffers: Sequence[Buffer]) -> list[Buffer]:
         parts.append(buffer)
         end = start + length
     return parts
+
+
+def cut(parts: Iterable[Buffer], most: int) -> Iterator[list[memoryview]]:
+    """Cut parts that follow one another into groups of `most` bytes, uncopied; the last may be shorter.
+
+    Examples
+    --------
+    >>> [b"".join(group) for group in cut([b"abc", b"de", b"fghij"], 4)]
+    [b'abcd', b'efgh', b'ij']
+    """
+    group: list[memoryview] = []
+    room = most
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while view:
+            group.append(view[:room])
+            view = view[room:]
+            room -= len(group[-1])
+            if not room:
+                yield group
+                group, room = [], most
+    if group:
+        yield group
 
 
 def place(buffers: Sequence[Buffer], view: memoryview) -> None:

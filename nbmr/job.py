@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nbmr import frames, message, topology
 from nbmr.errors import BrokerError, Failure, JobCancelled, JobNotFound, JobTimeout
 from nbmr.joblog import JobLog, Outcome, Progress, Status
+from nbmr.tasks import is_frame
 
 if TYPE_CHECKING:
     from nbmr.broker import Broker
@@ -128,9 +129,10 @@ class Job:
     def _on_lost(self, _error: BrokerError) -> None:
         self._log.end(Status.CANCELLED)
 
-    def _on_end(self, status: Status) -> None:
-        self._consumer.close()
-        if status == Status.FAILED and self._log.about.get("on_error", "raise") == "raise":
+    def _on_end(self, _status: Status) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+        if not self._log.complete:
             self._stop_workers()
 
     def _stop_workers(self) -> None:
@@ -148,8 +150,7 @@ class Job:
         except BaseException as exc:
             self._send_error = exc
             interrupted = isinstance(exc, KeyboardInterrupt)
-            if self._log.end(Status.CANCELLED if interrupted else Status.FAILED):
-                self._stop_workers()
+            self._log.end(Status.CANCELLED if interrupted else Status.FAILED)
             raise
 
     def send_in_background(self, run: Callable[[], None]) -> None:
@@ -264,28 +265,47 @@ class Job:
         of_frame = bool(self._log.about.get("of_frame"))
         with self._log.changed:
             outcomes = [self._log.outcomes[task] for task in sorted(self._log.outcomes)]
-            if consume:
-                self._log.outcomes = dict.fromkeys(self._log.outcomes, Outcome(0, 0, None, [], {}))
         failed = {failure.partition: failure for failure in self.failures} if self._log.failed else {}
         # what gather() copies from need not be writable; what it hands on as it is must be
-        writable = how == "list" or len(outcomes) == 1 or not of_frame
+        values = self._values(outcomes, failed, writable=False)
+        copied = how != "list" and all(value is None or is_frame(value) for value in values)
+        views = any(len(outcome.layout) > 1 for outcome in outcomes)
+        if views and (not copied or sum(value is not None for value in values) <= 1):
+            values = self._values(outcomes, failed, writable=True)
+        if not consume:
+            return frames.gather(values, of_frame=of_frame, how=how)
+        with self._log.changed:  # the messages are let go one by one, as they are copied
+            self._log.outcomes = dict.fromkeys(self._log.outcomes, Outcome(0, 0, None, [], {}))
+        outcomes.clear()
+        try:
+            return frames.gather(values, of_frame=of_frame, how=how)
+        except BaseException:
+            self._start_over()
+            raise
+
+    def _values(self, outcomes: list[Outcome], failed: dict[int, Failure], *, writable: bool) -> list[Any]:
+        """Decode in order; failed units are left out of a frame, and stand as `Failure` in a list."""
         values: list[Any] = []
-        while outcomes:
-            outcome = outcomes.pop(0)
-            for unit, value in enumerate(outcome.values(writable=writable)):
-                number = outcome.start + unit
+        for outcome in outcomes:
+            for number, value in enumerate(outcome.values(writable=writable), outcome.start):
                 if number not in failed:
                     values.append(value)
-                elif not of_frame:
+                elif not self._log.about.get("of_frame"):
                     values.append(failed[number])
-            del outcome
-        return frames.gather(values, of_frame=of_frame, how=how)
+        return values
+
+    def _start_over(self) -> None:
+        """Read the log again from its beginning, since what had been read of it is gone."""
+        if not self._forgotten:
+            self._log = JobLog(self.id, self._signer, on_end=self._on_end)
+            self.follow()
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """Yield ``(number, result)`` as results arrive; the number is the partition's or the item's."""
         if self._gathered:  # what was gathered was given away; the log still has it
-            yield from self._read_again()
-            return
+            if self._forgotten:
+                raise JobNotFound(f"Job {self.name or self.id} was forgotten; its result() is still here.")
+            self._start_over()
         seen = 0
         while True:
             for outcome in self._log.arrived(seen):
@@ -302,13 +322,6 @@ class Job:
             self.look()
         self._raise_why_it_failed()
 
-    def _read_again(self) -> Job:
-        if self._forgotten:
-            raise JobNotFound(f"Job {self.name or self.id} was forgotten; its result() is still here.")
-        again = Job(JobLog(self.id, self._signer), self._broker, self._signer, self._look)
-        again.follow()
-        return again
-
     async def __aiter__(self) -> AsyncIterator[tuple[int, Any]]:
         """Like iterating, without blocking the event loop."""
         iterator, end = iter(self), object()
@@ -324,7 +337,6 @@ class Job:
     def cancel(self) -> None:
         """End the job: running tasks are interrupted, queued ones never run. No harm if it has ended."""
         if self._log.end(Status.CANCELLED):
-            self._stop_workers()
             self.forget()
 
     def forget(self) -> None:
@@ -332,8 +344,7 @@ class Job:
         if self._forgotten:
             return
         self._forgotten = True
-        if self._log.end(Status.CANCELLED):
-            self._stop_workers()
+        self._log.end(Status.CANCELLED)
         if self._stopping is not None and not self._broker.trouble:
             wait([self._stopping], _PATIENCE)  # or else it would be lost if this process ended now
         with contextlib.suppress(BrokerError):

@@ -146,6 +146,11 @@ class JobLog:
         """Whether nothing more will come."""
         return self.status in (Status.DONE, Status.FAILED, Status.CANCELLED)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every task was sent and has an outcome, so that no worker is at it any more."""
+        return self.sealed and self._tasks is not None and len(self.outcomes) >= self._tasks
+
     def progress(self) -> Progress:
         """Return how far it is."""
         with self.changed:
@@ -193,7 +198,10 @@ class JobLog:
         if self.ended:
             return
         with self.changed:
-            getattr(self, f"_on_{entry.kind}")(entry)
+            try:
+                getattr(self, f"_on_{entry.kind}")(entry)
+            except (KeyError, ValueError, TypeError, ProtocolError):  # signed, but of another version of nbmr
+                self.rejected += 1
             status = self._ending()
             self.changed.notify_all()
         if status:
@@ -202,7 +210,7 @@ class JobLog:
     def _ending(self) -> Status | None:
         if self.failed and self.about.get("on_error", "raise") == "raise":
             return Status.FAILED
-        if self.sealed and self._tasks is not None and len(self.outcomes) >= self._tasks:
+        if self.complete:
             return Status.FAILED if self.failed else Status.DONE
         return None
 

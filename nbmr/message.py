@@ -12,7 +12,7 @@ that the payload's buffers keep their alignment.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,7 +92,8 @@ def seal_raw(
     """Like `seal`, for a payload that is laid out already."""
     signing = signer.start()
     pieces: list[bytes] = []
-    for piece in _cut((*parts, _tail(kind, job, task, fields))):
+    for group in codec.cut((*parts, _tail(kind, job, task, fields)), PIECE_BYTES):
+        piece = b"".join(group)
         signing.update(piece)  # right after it was copied, while it is in the processor's cache
         pieces.append(piece)
     signature = signing.digest()
@@ -101,23 +102,6 @@ def seal_raw(
     else:
         pieces.append(signature)
     return pieces
-
-
-def _cut(parts: Sequence[codec.Buffer]) -> Iterator[bytes]:
-    """Copy the parts, one after another, into pieces of equal size; the last one may be shorter."""
-    waiting: list[memoryview] = []
-    room = PIECE_BYTES
-    for part in parts:
-        view = memoryview(part).cast("B")
-        while view:
-            waiting.append(view[:room])
-            view = view[room:]
-            room -= len(waiting[-1])
-            if not room:
-                yield b"".join(waiting)
-                waiting, room = [], PIECE_BYTES
-    if waiting:
-        yield b"".join(waiting)
 
 
 def _tail(kind: str, job: str, task: int, fields: dict[str, Any]) -> bytes:

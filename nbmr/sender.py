@@ -118,17 +118,12 @@ class Sender:
         self.broker.declare(stream)
         self.blobs.append(stream)
         waiting, offset = [], 0
-        for part in codec.pieces(buffers):
-            view = memoryview(part).cast("B")
-            for start in range(0, len(view), topology.CHUNK_BYTES):
-                piece = view[start : start + topology.CHUNK_BYTES]
-                body = message.seal_raw(
-                    self.signer, "blob", [piece], job=self.log.job, name=name, offset=offset
-                )
-                waiting.append(self.broker.append(stream, body))
-                offset += len(piece)
-                if self.log.ended:
-                    break
+        for chunk in codec.cut(codec.pieces(buffers), topology.CHUNK_BYTES):
+            if self.log.ended:
+                break
+            body = message.seal_raw(self.signer, "blob", chunk, job=self.log.job, name=name, offset=offset)
+            waiting.append(self.broker.append(stream, body))
+            offset += sum(map(len, chunk))
         self._settle(waiting)
         return {"name": name, "size": offset}
 

@@ -92,11 +92,11 @@ class Session:
             self._broker.declare(topology.job_log(log.job))
             sender.open()
             job.follow()
+            if self.settings.node and not self.slots(queue):
+                pools.ensure(self.settings, queue)
         except BaseException:
             job.forget()
             raise
-        if self.settings.node and not self.slots(queue):
-            pools.ensure(self.settings, queue)
         return job, sender.run
 
     def slots(self, queue: str) -> int:

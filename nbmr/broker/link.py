@@ -149,17 +149,18 @@ class Link:
                 self._changed.wait(1.0)
             self._check_open()
             self._held += size
-        message = _Outgoing(exchange, key, size, body)
-        with self._changed:
-            self._outbox.append(message)
+            message = _Outgoing(exchange, key, size, body)
+            self._outbox.append(message)  # under the lock: nothing comes behind the end of the I/O thread
         self._soon(self._flush)
         return message.confirmed
 
     def ask(self, operation: Operation) -> Future[Any]:
         """Do one operation on a channel, now or after a reconnect; the future gets RabbitMQ's answer."""
-        self._check_open()
         call = _Call(operation)
-        self._soon(lambda: self._add_call(call))
+        with self._changed:
+            self._check_open()
+            self._calls.append(call)
+        self._soon(self._next_call)
         return call.answer
 
     def call(self, operation: Operation, timeout: float = CALL_SECONDS) -> Any:
@@ -373,10 +374,6 @@ class Link:
                 )
             else:
                 message.confirmed.set_result(message.routed)
-
-    def _add_call(self, call: _Call) -> None:
-        self._calls.append(call)
-        self._next_call()
 
     def _next_call(self) -> None:
         if self._calling or not self._calls or self._publisher is None:

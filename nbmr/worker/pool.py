@@ -73,8 +73,9 @@ class Pool:
 
     def _handle(self, event: str, worker: subprocess.Popen[str] | None, text: str) -> None:
         if event == "SIGHUP":
-            self._count = int(self._wish.read_text())
-            self._adjust()
+            if self._wish.exists():  # a hang-up of a terminal says nothing
+                self._count = int(self._wish.read_text())
+                self._adjust()
         elif worker is None:  # SIGTERM, SIGINT
             for process in self._workers.values():
                 process.kill() if self._stopping else process.terminate()

@@ -87,11 +87,6 @@ class Slot(threading.Thread):
 
     # ---------------------------------------------------------------- for other threads
 
-    @property
-    def busy(self) -> bool:
-        """Whether a task runs."""
-        return bool(self._job)
-
     def cancel(self, job: str) -> None:
         """End the running task if it belongs to that job."""
         if self._job == job:
@@ -370,7 +365,6 @@ class Slot(threading.Thread):
         fields: dict[str, Any] = who | {
             "start": task.fields["start"],
             "count": reply.get("count", 0),
-            "of": task.fields["count"],
             "layout": reply.get("layout", []),
             "failures": list(lost.values()),
             "failures_encoded": reply.get("failures_encoded", False),
@@ -384,14 +378,16 @@ class Slot(threading.Thread):
         if size <= topology.MESSAGE_BYTES:
             body = self._receiver.receive(child.sock, size)
         else:
-            log = topology.job_log(task.job)
+            log, stored = topology.job_log(task.job), []
             for offset in range(0, size, topology.CHUNK_BYTES):
                 chunk = self._receiver.receive(child.sock, min(topology.CHUNK_BYTES, size - offset))
                 sealed = message.seal_raw(
                     worker.signer, "chunk", [chunk], job=task.job, task=task.task, run=who["run"],
                     offset=offset, total=size,
                 )  # fmt: skip
-                worker.broker.append(log, sealed)
+                stored.append(worker.broker.append(log, sealed))
+            for chunk_stored in stored:  # the result counts only with all of them
+                chunk_stored.result()
             body = memoryview(b"")
             fields["chunked"] = size
         child.read_output()

@@ -501,3 +501,38 @@ def test_map_leaves_nothing_on_the_broker_and_submit_what_it_needs(server, clien
     assert len(of_job) == 3  # its log, the function's blob, the data's
     job.forget()
     assert not [name for name in server.queues() if job.id in name]
+
+
+def test_arrays_in_a_list_of_results_can_be_changed(client):
+    df = pd.DataFrame({"x": np.arange(50_000.0)})
+    for array in client.map(df, lambda part: part["x"].to_numpy() * 2, partitions=3):
+        array[0] = -1.0
+        assert array[0] == -1.0
+
+
+def test_a_result_can_be_asked_for_again_after_an_interrupted_gather(client, monkeypatch):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    df = pd.DataFrame({"x": np.arange(1000.0)})
+    job = client.submit(df, lambda part: part, partitions=4)
+    job.wait(30)
+    with monkeypatch.context() as patch:
+        patch.setattr("nbmr.frames.gather", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            job.result(30)
+    pd.testing.assert_frame_equal(job.result(30), df, check_exact=True)
+    job.forget()
+
+
+def test_a_start_that_is_interrupted_leaves_nothing(client, server, monkeypatch):
+    def interrupted(_job):
+        raise KeyboardInterrupt
+
+    before = set(server.queues())
+    with monkeypatch.context() as patch:
+        patch.setattr("nbmr.job.Job.follow", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.map([1], str)
+    assert set(server.queues()) == before
+    assert client.map([1], str) == ["1"]

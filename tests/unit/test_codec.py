@@ -195,3 +195,10 @@ def test_big_closure_is_out_of_band_and_encoding_repeats(notebook: Notebook) -> 
     assert [bytes(b) for b in first] == [bytes(b) for b in second]
     assert len(first[0]) < 20_000
     assert len(first[1]) == 800_000
+
+
+def test_many_small_buffers_share_a_group():
+    parts = [b"x" * 10] * 1000
+    groups = [b"".join(group) for group in codec.cut(parts, 4096)]
+    assert [len(group) for group in groups] == [4096, 4096, 1808]
+    assert b"".join(groups) == b"".join(parts)
