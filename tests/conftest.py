@@ -139,14 +139,19 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server(home: Path) -> Iterator[Server]:
-    """The private node of this session; at the end, nothing of any job is left on it."""
+def rabbitmq() -> None:
+    """RabbitMQ is installed; or else tests that need it are skipped, and fail where CI is set."""
     try:
         node.find_server()
     except RabbitMQNotFound as exc:
         if os.environ.get("CI"):
             pytest.fail(str(exc))
         pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def server(home: Path, rabbitmq: None) -> Iterator[Server]:
+    """The private node of this session; at the end, nothing of any job is left on it."""
     server = Server(node.ensure())
     with node.hold(server.info.data_dir, "clients"):
         server.eval(

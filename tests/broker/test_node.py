@@ -30,14 +30,8 @@ LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
+def home(tmp_path_factory, rabbitmq):
     """Folders of our own, so that no other node is touched; at the end nothing is left."""
-    try:
-        node.find_server()
-    except RabbitMQNotFound as e:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(e))
     home = tmp_path_factory.mktemp("home ü")  # a path that a shell would split
     with pytest.MonkeyPatch.context() as patch:
         use(patch, home)

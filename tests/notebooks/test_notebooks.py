@@ -13,7 +13,6 @@ import pytest
 from nbclient import NotebookClient
 
 from nbmr import node
-from nbmr.errors import RabbitMQNotFound
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -36,14 +35,8 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def own_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rabbitmq: None) -> Iterator[Path]:
     """Kernels started meanwhile find no node but their own, which lies in this folder."""
-    try:
-        node.find_server()
-    except RabbitMQNotFound as exc:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(exc))
     for name in ("NBMR_URL", "NBMR_KEY", "NBMR_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
     for name, folder in {
