@@ -253,7 +253,7 @@ class JobLog:
         if entry.task in self.outcomes:
             return
         payload = entry.payload if fields.get("layout") else None
-        writable = False
+        writable = payload is not None and not payload.readonly
         if "chunked" in fields:
             if chunks is None or chunks.received != fields["chunked"]:
                 self.rejected += 1  # its chunks are not all there; it will come again

