@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nbmr.api import connect, map, shutdown, submit, workers  # noqa: A004 - the verb is named map
+    from nbmr.api import attach, connect, jobs, map, shutdown, submit, workers  # noqa: A004 - the verb is named map
     from nbmr.client import Client
     from nbmr.cluster import Workers
     from nbmr.errors import (
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         Failure,
         GatherError,
         JobCancelled,
+        JobIncomplete,
+        JobNotFound,
         JobTimeout,
         NbmrError,
         NodeError,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "nbmr.api": ("connect", "map", "shutdown", "submit", "workers"),
+    "nbmr.api": ("attach", "connect", "jobs", "map", "shutdown", "submit", "workers"),
     "nbmr.client": ("Client",),
     "nbmr.cluster": ("Workers",),
     "nbmr.job": ("Job",),
@@ -52,6 +54,8 @@ _HOMES = {
         "Failure",
         "GatherError",
         "JobCancelled",
+        "JobIncomplete",
+        "JobNotFound",
         "JobTimeout",
         "NbmrError",
         "NodeError",
@@ -77,6 +81,8 @@ __all__ = [  # written out for readers and type checkers
     "GatherError",
     "Job",
     "JobCancelled",
+    "JobIncomplete",
+    "JobNotFound",
     "JobTimeout",
     "NbmrError",
     "NodeError",
@@ -89,7 +95,9 @@ __all__ = [  # written out for readers and type checkers
     "WorkerError",
     "Workers",
     "WrongKey",
+    "attach",
     "connect",
+    "jobs",
     "map",
     "shutdown",
     "submit",

@@ -170,6 +170,56 @@ def submit(
     )  # fmt: skip
 
 
+def attach(id_or_name: str) -> Job:
+    """Return a job that was started in another kernel, or in this one before its restart.
+
+    Results that were there already are not computed again. Any number of kernels can follow one job.
+
+    Parameters
+    ----------
+    id_or_name
+        A job's id, or its name if only one is called so; `nbmr.jobs` shows both.
+
+    Returns
+    -------
+    Job
+        As `nbmr.submit` gives. Its ``result()`` raises `JobIncomplete` if the kernel that sent the job died
+        before all of it was sent; ``partial()`` gives what there is.
+
+    Raises
+    ------
+    JobNotFound
+        If there is no such job: ``map`` deletes its job when it is gathered, and jobs that nobody forgets are
+        deleted when they were left alone for a day (or ``NBMR_JOB_TTL`` seconds).
+    ConfigError
+        If several jobs are called so.
+
+    Examples
+    --------
+    >>> nbmr.attach("clean").result()  # doctest: +SKIP
+    """
+    return client().attach(id_or_name)
+
+
+def jobs() -> Any:
+    """Return the jobs that are on the broker, oldest first.
+
+    Their logs are read from beginning to end, at a few hundred MB/s of results; nothing is kept of them.
+
+    Returns
+    -------
+    DataFrame
+        ``id``, ``name``; ``state`` (pending, running, done, failed); how many partitions or items are
+        ``done``, have ``failed``, and there are in ``total`` (missing while an iterable is being read);
+        ``queue``; ``submitted`` (UTC) and from which ``host``; and a ``note`` if there is anything to say.
+
+    Examples
+    --------
+    >>> nbmr.jobs()  # doctest: +SKIP
+    """
+    return client().jobs()
+
+
 def workers(
     n: int | None = None, queue: str = "default", memory_limit: int | str | None = None
 ) -> Workers | Any:

@@ -1,4 +1,4 @@
-"""The command line: ``nbmr worker``, ``nbmr broker start/stop/status/reset-key``, ``nbmr status``."""
+"""The command line: ``nbmr worker``, ``nbmr broker start/stop/status/reset-key``, ``nbmr status/jobs``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nbmr import config, node, pools, topology
 from nbmr.broker import connect
 from nbmr.errors import NbmrError
 from nbmr.progress import starting
+from nbmr.session import Session
 from nbmr.worker.cleaner import clean_after
 
 
@@ -134,6 +135,16 @@ def status() -> None:
             click.echo(
                 f"{len(state['ready'])} of {state['count']} workers ready on queue {state['queue']!r}."
             )
+
+
+@main.command()
+@_url
+@_key_file
+def jobs(url: str | None, key_file: str | None) -> None:
+    """List the jobs that are on the broker."""
+    with starting() as show, Session(url, key_file=key_file, on_progress=show) as session:
+        table = session.jobs()
+    click.echo("There are no jobs." if table.empty else table.fillna("?").to_string(index=False))
 
 
 def _show_node() -> None:

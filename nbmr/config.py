@@ -5,6 +5,7 @@ Resolved when a client is made, never at import.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nbmr.errors import ConfigError
+
+#: Seconds that a job stays on the broker after the last sign of life; ``NBMR_JOB_TTL`` says otherwise.
+JOB_TTL = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Settings:
     key: str = field(repr=False)
     #: Data folder of the private node; empty for a named broker.
     node: str = ""
+    #: Seconds without a sign of life after which a job that nobody forgot is deleted.
+    job_ttl: float = JOB_TTL
 
     def alive(self) -> bool:
         """Whether the broker may come back if it doesn't answer: a private node that was stopped won't."""
@@ -50,7 +56,8 @@ def resolve(
     Raises
     ------
     ConfigError
-        If a broker is named and no key is given, or the key file is readable by others.
+        If a broker is named and no key is given, the key file is readable by others, or ``NBMR_JOB_TTL`` is
+        no number of seconds.
     NodeError
         If the private node can't be started.
     """
@@ -74,7 +81,7 @@ def resolve(
             " key=…, NBMR_KEY, NBMR_KEY_FILE or --key-file, the same on every side."
             ' Make one with: python -c "import secrets; print(secrets.token_hex(32))"'
         )
-    return Settings(url, key)
+    return Settings(url, key, job_ttl=_job_ttl())
 
 
 def read_key(file: Path) -> str:
@@ -95,9 +102,20 @@ def read_key(file: Path) -> str:
     return text
 
 
+def _job_ttl() -> float:
+    text = os.environ.get("NBMR_JOB_TTL") or JOB_TTL
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"NBMR_JOB_TTL={text!r} has to be a number of seconds, more than 0.")
+    return seconds
+
+
 def _private_node(on_progress: Callable[[str], None] | None) -> Settings:
     from nbmr import node  # noqa: PLC0415 - psutil and the rest, only where there is a private node
 
     info = node.ensure(on_progress)
     key = info.key if isinstance(info.key, str) else info.key.hex()
-    return Settings(info.url, key, str(info.data_dir))
+    return Settings(info.url, key, str(info.data_dir), _job_ttl())

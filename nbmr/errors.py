@@ -16,6 +16,7 @@
     ├── ProtocolError                       a message is forged, damaged or not for us
     ├── JobNotFound (KeyError)              no such job on this broker
     ├── JobCancelled                        somebody cancelled the job
+    ├── JobIncomplete                       the job's kernel died before all of it was sent
     ├── JobTimeout (TimeoutError)           ``result(timeout=…)`` waited long enough
     ├── VersionMismatch                     the two sides' packages don't mix
     └── TaskError                           the function raised in a task
@@ -86,6 +87,10 @@ class JobNotFound(NbmrError, KeyError):
 
 class JobCancelled(NbmrError):
     """The job was cancelled before it was done."""
+
+
+class JobIncomplete(NbmrError):
+    """The kernel that sent the job died before all of it was sent; ``partial()`` gives what there is."""
 
 
 class JobTimeout(NbmrError, TimeoutError):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbmr import frames, message, topology
+from nbmr import frames, message, registry, topology
 from nbmr.errors import BrokerError, Failure, JobCancelled, JobNotFound, JobTimeout
 from nbmr.joblog import JobLog, Outcome, Progress, Status
 from nbmr.tasks import is_frame
@@ -29,6 +31,17 @@ _NAMED = 10
 _HERE = str(Path(__file__).parent)
 #: Seconds to wait for RabbitMQ when a job is deleted; it is deleted anyway, as soon as RabbitMQ can.
 _PATIENCE = 2.0
+
+
+#: Jobs that a thread of this process is sending, or was.
+_being_sent: weakref.WeakSet[Job] = weakref.WeakSet()
+
+
+@atexit.register
+def _send_the_rest() -> None:
+    """Keep a process that ends from leaving a job half sent; Ctrl-C leaves it."""
+    for job in list(_being_sent):
+        job.finish_sending()
 
 
 class Job:
@@ -59,6 +72,7 @@ class Job:
         self.blobs: list[topology.Queue] = []
         self._consumer: Any = None
         self._sending: threading.Thread | None = None
+        self._said = False
         self._send_error: BaseException | None = None
         self._gathered: list[Any] = []
         self._forgotten = False
@@ -113,6 +127,11 @@ class Job:
             If nothing will make it go on.
         """
         self._hint = self._look(self)
+        heard = self._log.heard_at
+        if heard and time.time() - heard > self._log.about.get("ttl", 0.0) / 4 and not self._broker.trouble:
+            self._log.heard_at = time.time()
+            body = message.seal(self._signer, "kept", job=self.id)
+            self._broker.append(topology.job_log(self.id), body, urgent=True)
 
     # ---------------------------------------------------------------- following the log
 
@@ -137,7 +156,7 @@ class Job:
 
     def _stop_workers(self) -> None:
         """Tell every worker that nobody wants this job's results any more."""
-        body = message.seal(self._signer, "cancel", job=self.id, time=time.time())
+        body = message.seal(self._signer, "cancel", job=self.id)
         with contextlib.suppress(BrokerError):
             self._stopping = self._broker.append(topology.control_stream(), body, urgent=True)
 
@@ -162,6 +181,17 @@ class Job:
 
         self._sending = threading.Thread(target=send, name=f"nbmr sends {self.id}", daemon=True)
         self._sending.start()
+        _being_sent.add(self)
+
+    def finish_sending(self) -> None:
+        """Wait until the thread that sends the job has done so, and say so if it takes long."""
+        thread = self._sending
+        while thread is not None and thread.is_alive() and not self._log.ended:
+            thread.join(_PATIENCE)
+            if thread.is_alive() and not self._said:
+                self._said = True
+                note = f"nbmr: job {self.name or self.id} is still being sent; Ctrl-C leaves it as it is."
+                print(note, file=sys.stderr)  # noqa: T201 - there is no view any more
 
     # ---------------------------------------------------------------- waiting and gathering
 
@@ -349,6 +379,7 @@ class Job:
             wait([self._stopping], _PATIENCE)  # or else it would be lost if this process ended now
         with contextlib.suppress(BrokerError):
             self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=_PATIENCE)
+            registry.append(self._broker, self._signer, "forgotten", job=self.id)
 
     def _ipython_display_(self) -> None:
         from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed

@@ -125,6 +125,16 @@ class JobLog:
     failed: int = 0
     bytes_received: int = 0
     rejected: int = 0
+    #: Whether results are counted and not kept.
+    counts_only: bool = False
+    #: What readers of the log left there to find again.
+    marks: set[str] = field(default_factory=set, repr=False)
+    #: How many tasks were sent, as far as the log tells before it is sealed.
+    sent: int = 0
+    #: When the job was opened, and when its log was last written to: seconds since 1970, by the writers'
+    #: clocks.
+    opened_at: float = 0.0
+    heard_at: float = 0.0
     started_at: float = field(default_factory=time.monotonic)
     ended_at: float | None = None
     #: Called without the lock, once, when the job has come to its end.
@@ -179,6 +189,10 @@ class JobLog:
                 return False
             self.status = status
             self.ended_at = time.monotonic()
+            if (
+                self.opened_at and status is not Status.CANCELLED
+            ):  # it may have ended long before this was read
+                self.ended_at = min(self.ended_at, self.started_at + max(0.0, self.heard_at - self.opened_at))
             self._running.clear()
             self._chunks.clear()
             self.changed.notify_all()
@@ -189,7 +203,7 @@ class JobLog:
         """Take one message of the log; what is not genuine is counted, and otherwise ignored."""
         try:
             entry = message.unseal(self.signer, delivery.body).expect(
-                "opened", "started", "result", "chunk", "died", "sealed", job=self.job
+                "opened", "sending", "started", "result", "chunk", "died", "sealed", "kept", job=self.job
             )
         except ProtocolError:
             with self.changed:
@@ -199,6 +213,7 @@ class JobLog:
             return
         with self.changed:
             try:
+                self.heard_at = max(self.heard_at, float(entry.fields["time"]))
                 getattr(self, f"_on_{entry.kind}")(entry)
             except (KeyError, ValueError, TypeError, ProtocolError):  # signed, but of another version of nbmr
                 self.rejected += 1
@@ -217,6 +232,16 @@ class JobLog:
     def _on_opened(self, entry: Message) -> None:
         self.about = entry.fields
         self.total = entry.fields["units"]
+        self.opened_at = float(entry.fields["time"])
+        self.started_at = time.monotonic() - max(0.0, time.time() - self.opened_at)
+
+    def _on_sending(self, entry: Message) -> None:
+        self.sent = max(self.sent, int(entry.fields["sent"]))
+
+    def _on_kept(self, entry: Message) -> None:
+        """Take note that somebody waits for the job; `heard_at` says when."""
+        if mark := entry.fields.get("mark"):
+            self.marks.add(str(mark))
 
     def _on_sealed(self, entry: Message) -> None:
         self.sealed, self._tasks, self.total = True, entry.fields["tasks"], entry.fields["units"]
@@ -236,6 +261,8 @@ class JobLog:
     def _on_chunk(self, entry: Message) -> None:
         fields = entry.fields
         run, offset, total = fields["run"], int(fields["offset"]), int(fields["total"])
+        if self.counts_only:
+            return
         chunks = self._chunks.get(run)
         if chunks is None:
             chunks = self._chunks[run] = _Chunks(bytearray(total))
@@ -254,7 +281,7 @@ class JobLog:
             return
         payload = entry.payload if fields.get("layout") else None
         writable = payload is not None and not payload.readonly
-        if "chunked" in fields:
+        if "chunked" in fields and not self.counts_only:
             if chunks is None or chunks.received != fields["chunked"]:
                 self.rejected += 1  # its chunks are not all there; it will come again
                 return
@@ -269,6 +296,8 @@ class JobLog:
             failed += json.loads(bytes(codec.slices(payload, layout[-1:])[0]))
             layout = layout[:-1]
         failures = {int(failure["unit"]): failure for failure in failed}
+        if self.counts_only:
+            payload = None
         self.outcomes[entry.task] = Outcome(
             fields["start"], fields["count"], payload, layout, failures, writable
         )

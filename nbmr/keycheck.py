@@ -7,7 +7,6 @@ there has another key.
 from __future__ import annotations
 
 import queue
-import time
 
 from nbmr import message
 from nbmr.broker import Broker, Delivery
@@ -52,4 +51,4 @@ def check_key(broker: Broker, signer: Signer) -> None:
             "This broker is used with another signing key. Give the key that its workers have (NBMR_KEY,"
             " key=… or --key-file). If the key was changed on purpose: `nbmr broker reset-key`."
         )
-    broker.append(stream, message.seal(signer, "key", time=time.time())).result()
+    broker.append(stream, message.seal(signer, "key")).result()

@@ -4,14 +4,15 @@ Layout of a body::
 
     payload | header (JSON) | header's length (4 bytes) | b"nbmr1" | signature (32 bytes)
 
-The signature covers everything before it. The header carries the routing (kind, job, task), so a genuine
-message that is moved elsewhere is found out by `Message.expect`. The header stands behind the payload so
-that the payload's buffers keep their alignment.
+The signature covers everything before it. The header carries the time and the routing (kind, job, task), so
+a genuine message that is moved elsewhere is found out by `Message.expect`. The header stands behind the
+payload so that the payload's buffers keep their alignment.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,8 +106,9 @@ def seal_raw(
 
 
 def _tail(kind: str, job: str, task: int, fields: dict[str, Any]) -> bytes:
-    header = json.dumps(fields | {"kind": kind, "job": job, "task": task}, separators=(",", ":")).encode()
-    return header + len(header).to_bytes(4, "big") + MAGIC
+    header = {"time": round(time.time(), 3)} | fields | {"kind": kind, "job": job, "task": task}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text + len(text).to_bytes(4, "big") + MAGIC
 
 
 def unseal(signer: Signer, body: bytes | bytearray | memoryview) -> Message:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbmr import codec, message, topology, versions
+from nbmr import codec, message, registry, topology, versions
 from nbmr.broker import Broker
+from nbmr.errors import BrokerError
 from nbmr.joblog import JobLog
 from nbmr.signing import Signer
 from nbmr.tasks import Call, Source, Task
@@ -17,6 +20,8 @@ from nbmr.tasks import Call, Source, Task
 _AHEAD_PER_SLOT, _AHEAD = 8, 64
 #: Confirmations to collect before looking at them.
 _SETTLE_EVERY = 256
+#: Seconds between two notes that a job is still being sent.
+TELL_SECONDS = 5.0
 
 
 @dataclass
@@ -48,6 +53,7 @@ class Sender:
     look: Callable[[], None]
     #: What was made on the broker for this job, besides its log.
     blobs: list[topology.Queue] = field(default_factory=list)
+    _sent: int = 0
 
     def open(self) -> None:
         """Write the log's first entry."""
@@ -67,21 +73,48 @@ class Sender:
         Exception
             What the user's iterable raises.
         """
+        with self._telling():
+            units = self._send_tasks()
+        if self.log.ended:
+            return
+        body = message.seal(self.signer, "sealed", job=self.log.job, tasks=self._sent, units=units)
+        self._settle([self.broker.append(topology.job_log(self.log.job), body)])
+
+    def _send_tasks(self) -> int:
+        """Send every task; return how many units they have."""
         function = self._function()
         waiting: list[Future[bool]] = []
-        number = units = 0
-        for number, task in enumerate(self.source.tasks(self.log.seconds_per_unit), 1):
+        units = 0
+        for task in self.source.tasks(self.log.seconds_per_unit):
             if self.log.ended:
-                return
+                break
             units = task.start + len(task.units)
-            waiting.append(self._send(number - 1, task, function))
+            waiting.append(self._send(self._sent, task, function))
+            self._sent += 1
             if len(waiting) >= _SETTLE_EVERY:
                 self._settle(waiting)
             if self.source.lazy:
-                self._wait_for_room(number)
+                self._wait_for_room(self._sent)
         self._settle(waiting)
-        body = message.seal(self.signer, "sealed", job=self.log.job, tasks=number, units=units)
-        self._settle([self.broker.append(topology.job_log(self.log.job), body)])
+        return units
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Note in the log, every few seconds, that this kernel still sends, whatever its iterable does."""
+        over = threading.Event()
+
+        def tell() -> None:
+            while not over.wait(TELL_SECONDS) and not self.log.ended:
+                body = message.seal(self.signer, "sending", job=self.log.job, sent=self._sent)
+                with contextlib.suppress(BrokerError):  # closed: then the sender itself says so
+                    self.broker.append(topology.job_log(self.log.job), body, urgent=True)
+
+        thread = threading.Thread(target=tell, name=f"nbmr tells of {self.log.job}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
 
     def _settle(self, waiting: list[Future[bool]]) -> None:
         while waiting and not self.log.ended:
@@ -115,8 +148,9 @@ class Sender:
     def _blob(self, name: str, buffers: Sequence[codec.Buffer]) -> dict[str, Any]:
         """Write a blob, in chunks, and wait until it is safe."""
         stream = topology.blob(self.log.job, name)
-        self.broker.declare(stream)
         self.blobs.append(stream)
+        self._settle([registry.append(self.broker, self.signer, "made", job=self.log.job, name=name)])
+        self.broker.declare(stream)
         waiting, offset = [], 0
         for chunk in codec.cut(codec.pieces(buffers), topology.CHUNK_BYTES):
             if self.log.ended:

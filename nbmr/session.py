@@ -8,10 +8,11 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
 from types import TracebackType
 from typing import Any, Self
 
-from nbmr import config, frames, pools, topology
+from nbmr import config, frames, listing, pools, registry, topology
 from nbmr.broker import NotFound, connect
 from nbmr.errors import ConfigError, NodeError
 from nbmr.job import Job
@@ -79,16 +80,22 @@ class Session:
         partitions, queue = kwargs.pop("partitions", None), options["queue"]
         _check_spelling(fn, kwargs)
         self._broker.declare(
-            topology.task_queue(queue), topology.dead_queue(queue), topology.control_stream()
-        )
+            topology.task_queue(queue), topology.dead_queue(queue), topology.control_stream(),
+            topology.jobs_stream(),
+        )  # fmt: skip
         slots = self.slots(queue) or _GUESSED_SLOTS
         source = Source(data, partitions, slots, singly=options["timeout"] is not None)
         call = Call.encode(fn, args, kwargs)
         log = JobLog(secrets.token_hex(6), self._signer)
+        options["ttl"] = self.settings.job_ttl
         log.about, log.total = options | {"of_frame": source.of_frame}, source.units
+        entry = registry.registration(log.job, options["name"], queue, self.settings.job_ttl)
+        registered = registry.register(self._broker, self._signer, entry)
         job = Job(log, self._broker, self._signer, self._look)
         sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
         try:
+            while not self._broker.trouble and not wait([registered], 0.1).done:
+                pass  # what is registered can be found and deleted, whatever happens to this process
             self._broker.declare(topology.job_log(log.job))
             sender.open()
             job.follow()
@@ -98,6 +105,14 @@ class Session:
             job.forget()
             raise
         return job, sender.run
+
+    def attach(self, id_or_name: str) -> Job:
+        """Return a job that was started here or elsewhere; see `nbmr.attach`."""
+        return listing.attach(self._broker, self._signer, id_or_name, self._look)
+
+    def jobs(self) -> Any:
+        """Return the jobs on this broker as a DataFrame; see `nbmr.jobs`."""
+        return listing.table(self._broker, self._signer)
 
     def slots(self, queue: str) -> int:
         """Return how many slots of workers listen to a queue; asked of the broker at most once a second."""

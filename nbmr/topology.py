@@ -7,14 +7,16 @@
 ``nbmr.dead.<queue>``         quorum queue; whichever worker gets one notes it in its job's log as lost
 ``nbmr.job.<id>``             stream: the job's log
 ``nbmr.job.<id>.blob.<name>`` stream: a payload too large to ride in a task
+``nbmr.jobs``                 stream: the registry of jobs
 ``nbmr.control``              stream: cancel; a worker that comes late, or back, reads what it missed
 ``nbmr.key``                  stream: by its messages a wrong key is noticed
 ============================  ==========================================================================
 
-Kinds of messages. In a task queue: ``task``. In a job's log: ``opened`` (what the job is), ``started``,
-``result``, ``chunk`` (part of a result that is too large for one message), ``died`` (a child died under a
-task), ``lost``, ``sealed`` (all tasks are sent). In a blob: ``blob``. In control: ``cancel``. In key:
-``key``.
+Kinds of messages. In a task queue: ``task``. In a job's log: ``opened`` (what the job is), ``sending`` (its
+kernel is at it), ``started``, ``result``, ``chunk`` (part of a result that is too large for one message),
+``died`` (a child died under a task), ``sealed`` (all tasks are sent), ``kept`` (somebody waits for it). In a
+blob: ``blob``. In the registry: ``job``, ``made`` (a blob of a job), ``forgotten``, ``mark`` (whoever
+wrote it has read the registry when it sees it). In control: ``cancel``. In key: ``key``.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from nbmr.errors import ConfigError
 TASKS_EXCHANGE = "nbmr.tasks"
 DEAD_EXCHANGE = "nbmr.dead"
 CONTROL_STREAM = "nbmr.control"
+JOBS_STREAM = "nbmr.jobs"
 KEY_STREAM = "nbmr.key"
 
 #: Most bytes of payload in one message. RabbitMQ 4 refuses messages over 16 MiB by default.
@@ -110,6 +113,18 @@ def control_stream() -> Queue:
             "x-queue-type": "stream",
             "x-max-age": "1D",
             "x-max-length-bytes": 20_000_000,
+            "x-stream-max-segment-size-bytes": 1_000_000,
+        },
+    )
+
+
+def jobs_stream() -> Queue:
+    """Return the registry of jobs: some 10,000 of them, and live ones are registered again before they go."""
+    return Queue(
+        JOBS_STREAM,
+        {
+            "x-queue-type": "stream",
+            "x-max-length-bytes": 8_000_000,
             "x-stream-max-segment-size-bytes": 1_000_000,
         },
     )

@@ -24,6 +24,7 @@ from nbmr.message import Message
 from nbmr.node import Presence, living
 from nbmr.signing import Signer
 from nbmr.worker.blobs import Blobs
+from nbmr.worker.janitor import Janitor
 from nbmr.worker.slot import TASK_FIELDS, Slot
 
 #: Jobs that a worker remembers as over, or as alive.
@@ -99,6 +100,7 @@ class Worker:
         self.blobs = Blobs(self.broker, self.signer, self.reject)
         if not options.node:
             check_key(self.broker, self.signer)
+        self._janitor = Janitor(self.broker, self.signer, options.node)
         self._slots = [Slot(self, number) for number in range(options.slots)]
 
     def run(self) -> None:
@@ -113,6 +115,7 @@ class Worker:
         control = topology.control_stream()
         self.broker.declare(tasks, dead, control)
         self._read_control(control)
+        self._janitor.start()
         self._dead = self.broker.consume(dead, self._on_dead, prefetch=1)
         try:
             for slot in self._slots:
@@ -171,6 +174,7 @@ class Worker:
                     slot.kill()
                     break
                 slot.join(0.1)
+        self._janitor.stop()
         self._dead.close()
         self.broker.release()
         if self._presence:

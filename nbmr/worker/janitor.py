@@ -1,0 +1,115 @@
+"""Deletes jobs whose time to live is over: finished ones that nobody forgot, and abandoned ones.
+
+Every worker has a janitor, so it doesn't matter which of them lives. Deleting twice does no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from pathlib import Path
+
+from nbmr import message, registry, topology
+from nbmr.broker import Broker, Delivery
+from nbmr.errors import BrokerError, ProtocolError
+from nbmr.node import Presence
+from nbmr.registry import Entry, Registry
+from nbmr.signing import Signer
+
+#: Seconds between two looks at the registry; less if a job is due before.
+_LOOK_SECONDS, _LEAST_SECONDS = 5.0, 0.5
+#: Seconds that a job's last entry may take to come, and to be followed by others.
+_FIRST, _QUIET = 2.0, 0.2
+#: Entries of the registry after which a job that is still there is registered again, lest it be trimmed.
+_FRESH = 4_000
+
+_log = logging.getLogger(__name__)
+
+
+class Janitor(threading.Thread):
+    """A thread that looks after the registry.
+
+    Parameters
+    ----------
+    broker, signer
+        Where the registry is, and what verifies it.
+    node
+        Data folder of the private node, if the broker is one: it must not end while there are jobs.
+    """
+
+    def __init__(self, broker: Broker, signer: Signer, node: str = "") -> None:
+        super().__init__(name="janitor", daemon=True)
+        self._broker, self._signer = broker, signer
+        self._presence = Presence(Path(node), "jobs") if node else None
+        #: When a job is to be looked at again; seconds since 1970.
+        self._due: dict[str, float] = {}
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End soon."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        """Look again and again."""
+        with Registry(self._broker, self._signer) as known:
+            pause = _LEAST_SECONDS
+            while not self._stopped.wait(pause):
+                if self._broker.closed:
+                    break
+                if not self._broker.trouble:
+                    try:
+                        self._sweep(known)
+                    except BrokerError as exc:
+                        _log.warning("old jobs could not be deleted: %s", exc)
+                soonest = min((self._due_time(entry) for entry in known.entries().values()), default=0.0)
+                pause = min(max(soonest - time.time(), _LEAST_SECONDS), _LOOK_SECONDS)
+        if self._presence:
+            self._presence.release()
+
+    def _due_time(self, entry: Entry) -> float:
+        return self._due.get(entry.job, entry.time + entry.ttl)
+
+    def _sweep(self, known: Registry) -> None:
+        entries = known.entries()
+        if self._presence:
+            self._presence.hold() if entries else self._presence.release()
+        for entry in entries.values():
+            if time.time() >= self._due_time(entry):
+                self._look_at(entry)
+            if known.offset - entry.offset > _FRESH:
+                registry.register(self._broker, self._signer, entry)
+        self._due = {job: due for job, due in self._due.items() if job in entries}
+
+    def _look_at(self, entry: Entry) -> None:
+        """Delete a job, if nothing was heard of it for as long as its time to live."""
+        heard = last_heard(self._broker, self._signer, entry.job)
+        if max(heard, entry.time) + entry.ttl > time.time():
+            self._due[entry.job] = heard + entry.ttl
+            return
+        self._broker.delete(*entry.streams())
+        registry.append(self._broker, self._signer, "forgotten", job=entry.job).result(registry.READ_SECONDS)
+        _log.warning("job %s (%s) was deleted: its time to live is over", entry.job, entry.name)
+
+
+def last_heard(broker: Broker, signer: Signer, job: str) -> float:
+    """Return when a job's log was last written to, in seconds since 1970; 0 if there is nothing."""
+    log = topology.job_log(job)
+    if not broker.exists(log):
+        return 0.0
+    seen: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    consumer = broker.consume(log, seen.put, offset="last")
+    heard = 0.0
+    try:
+        with contextlib.suppress(queue.Empty):
+            delivery = seen.get(timeout=_FIRST)
+            while True:
+                delivery.ack()
+                with contextlib.suppress(ProtocolError):
+                    heard = max(heard, float(message.unseal(signer, delivery.body).fields["time"]))
+                delivery = seen.get(timeout=_QUIET)
+    finally:
+        consumer.close()
+    return heard
