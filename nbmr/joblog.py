@@ -213,7 +213,7 @@ class JobLog:
             return
         with self.changed:
             try:
-                self.heard_at = max(self.heard_at, float(entry.fields["time"]))
+                self.heard_at = max(self.heard_at, entry.time)
                 getattr(self, f"_on_{entry.kind}")(entry)
             except (KeyError, ValueError, TypeError, ProtocolError):  # signed, but of another version of nbmr
                 self.rejected += 1
@@ -232,7 +232,7 @@ class JobLog:
     def _on_opened(self, entry: Message) -> None:
         self.about = entry.fields
         self.total = entry.fields["units"]
-        self.opened_at = float(entry.fields["time"])
+        self.opened_at = entry.time
         self.started_at = time.monotonic() - max(0.0, time.time() - self.opened_at)
 
     def _on_sending(self, entry: Message) -> None:

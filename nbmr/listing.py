@@ -75,7 +75,9 @@ def _find(entries: dict[str, Entry], id_or_name: str, is_there: Callable[[Entry]
     found = found or [entry for entry in entries.values() if entry.name == id_or_name]
     found = [entry for entry in found if is_there(entry)]
     if len(found) > 1:
-        which = ", ".join(f"{e.job} ({time.strftime('%H:%M:%S', time.localtime(e.time))})" for e in found)
+        which = ", ".join(
+            f"{e.job} ({time.strftime('%H:%M:%S', time.localtime(e.submitted))})" for e in found
+        )
         raise ConfigError(f"Several jobs are called {id_or_name!r}. Give an id: {which}.")
     if not found:
         names = [*entries, *{entry.name for entry in entries.values()}]
@@ -86,6 +88,10 @@ def _find(entries: dict[str, Entry], id_or_name: str, is_there: Callable[[Entry]
             " A job goes when map has gathered it, when it is cancelled or forgotten, or after its time."
         )
     return found[0]
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
 
 
 class _LookFromAfar:
@@ -133,7 +139,7 @@ def abandoned(entry: Entry, log: JobLog) -> bool:
     """Whether the kernel that sends a job has died."""
     lives = entry.sender_lives()
     if lives is None:
-        return time.time() - max(entry.time, log.heard_at) > SILENCE_SECONDS
+        return time.time() - max(entry.submitted, log.heard_at) > SILENCE_SECONDS
     return not lives
 
 
@@ -204,6 +210,6 @@ def _row(glance: _Glance) -> dict[str, Any]:
         note = log.failures()[0].summary
     return {
         "id": entry.job, "name": entry.name, "state": state, "done": progress.done,
-        "failed": progress.failed, "total": progress.total, "queue": entry.queue, "submitted": entry.time,
-        "host": entry.host, "note": note,
+        "failed": progress.failed, "total": progress.total, "queue": entry.queue,
+        "submitted": entry.submitted, "host": entry.host, "note": note,
     }  # fmt: skip

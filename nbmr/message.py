@@ -37,6 +37,8 @@ class Message:
     job: str = ""
     #: Task number within the job; -1 for messages that belong to none.
     task: int = -1
+    #: When it was sealed, in seconds since 1970, by its sender's clock.
+    time: float = 0.0
     #: Everything else the header says.
     fields: dict[str, Any] = field(default_factory=dict)
     #: The payload's bytes.
@@ -106,7 +108,7 @@ def seal_raw(
 
 
 def _tail(kind: str, job: str, task: int, fields: dict[str, Any]) -> bytes:
-    header = {"time": round(time.time(), 3)} | fields | {"kind": kind, "job": job, "task": task}
+    header = fields | {"kind": kind, "job": job, "task": task, "time": round(1000 * time.time())}
     text = json.dumps(header, separators=(",", ":")).encode()
     return text + len(text).to_bytes(4, "big") + MAGIC
 
@@ -134,6 +136,7 @@ def unseal(signer: Signer, body: bytes | bytearray | memoryview) -> Message:
     try:
         header = json.loads(bytes(view[start : end - 4]))
         kind, job, task = str(header.pop("kind")), str(header.pop("job")), int(header.pop("task"))
+        sent = int(header.pop("time")) / 1000
     except (ValueError, KeyError, AttributeError, TypeError) as exc:
         raise ProtocolError("a message whose header can't be read") from exc
-    return Message(kind, job, task, header, view[:start])
+    return Message(kind, job, task, sent, header, view[:start])

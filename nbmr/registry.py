@@ -33,8 +33,8 @@ class Entry:
     job: str
     name: str
     queue: str
-    #: When it was submitted, in seconds since 1970.
-    time: float
+    #: When, in seconds since 1970.
+    submitted: float
     #: Seconds without a sign of life after which it is deleted.
     ttl: float
     #: Host name, process id and start time of the kernel that sends it.
@@ -131,7 +131,7 @@ class Registry:
         match entry.kind:
             case "job":
                 self._entries[entry.job] = Entry(
-                    entry.job, str(fields["name"]), str(fields["queue"]), float(fields["time"]),
+                    entry.job, str(fields["name"]), str(fields["queue"]), float(fields["submitted"]),
                     float(fields["ttl"]), str(fields["host"]), int(fields["pid"]), float(fields["started"]),
                     [str(name) for name in fields["blobs"]], offset,
                 )  # fmt: skip

@@ -70,7 +70,7 @@ class Janitor(threading.Thread):
             self._presence.release()
 
     def _due_time(self, entry: Entry) -> float:
-        return self._due.get(entry.job, entry.time + entry.ttl)
+        return self._due.get(entry.job, entry.submitted + entry.ttl)
 
     def _sweep(self, known: Registry) -> None:
         entries = known.entries()
@@ -86,7 +86,7 @@ class Janitor(threading.Thread):
     def _look_at(self, entry: Entry) -> None:
         """Delete a job, if nothing was heard of it for as long as its time to live."""
         heard = last_heard(self._broker, self._signer, entry.job)
-        if max(heard, entry.time) + entry.ttl > time.time():
+        if max(heard, entry.submitted) + entry.ttl > time.time():
             self._due[entry.job] = heard + entry.ttl
             return
         self._broker.delete(*entry.streams())
@@ -108,7 +108,7 @@ def last_heard(broker: Broker, signer: Signer, job: str) -> float:
             while True:
                 delivery.ack()
                 with contextlib.suppress(ProtocolError):
-                    heard = max(heard, float(message.unseal(signer, delivery.body).fields["time"]))
+                    heard = max(heard, message.unseal(signer, delivery.body).time)
                 delivery = seen.get(timeout=_QUIET)
     finally:
         consumer.close()

@@ -125,4 +125,4 @@ def test_an_empty_key_file_is_no_key(tmp_path):
 
 
 def test_no_representation_shows_secrets():
-    assert repr(Settings(URL, KEY, "/data")) == "Settings(node='/data')"
+    assert repr(Settings(URL, KEY, "/data")) == "Settings(node='/data', job_ttl=86400.0)"

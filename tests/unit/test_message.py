@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -42,6 +43,7 @@ def test_round_trip():
 def test_everything_survives(kind, job, task, payload, fields):
     opened = unseal(OURS, b"".join(seal_raw(OURS, kind, [payload], job=job, task=task, **fields)))
     assert (opened.kind, opened.job, opened.task) == (kind, job, task)
+    assert abs(opened.time - time.time()) < 60
     assert opened.fields == fields
     assert bytes(opened.payload) == payload
 
