@@ -13,8 +13,8 @@
 
 Kinds of messages. In a task queue: ``task``. In a job's log: ``opened`` (what the job is), ``started``,
 ``result``, ``chunk`` (part of a result that is too large for one message), ``died`` (a child died under a
-task), ``lost``, ``sealed`` (all tasks are sent). In a blob: ``blob``. In control: ``cancel``. In key:
-``key``.
+task), ``lost``, ``sealed`` (all tasks are sent). In a blob: ``blob``. In control: ``cancel`` (a job, or one
+task of it). In key: ``key``.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ PREFETCH = 1
 STREAM_PREFETCH = 32
 #: A task is given back to the queue at most this often: it is tried once more than that.
 DELIVERY_LIMIT = 2
+#: Milliseconds that RabbitMQ waits for a task's acknowledgement, which comes after its result: 24 days, about
+#: the most that fits 32 bits. Read from the queue by RabbitMQ 3.12 and newer; what is older ignores it.
+CONSUMER_TIMEOUT = 24 * 86_400_000
 #: How often a task is tried before it is lost.
 ATTEMPTS = DELIVERY_LIMIT + 1
 
@@ -81,6 +84,7 @@ def task_queue(queue: str) -> Queue:
     arguments = {
         "x-queue-type": "quorum",
         "x-delivery-limit": DELIVERY_LIMIT,
+        "x-consumer-timeout": CONSUMER_TIMEOUT,
         "x-dead-letter-exchange": DEAD_EXCHANGE,
         "x-dead-letter-routing-key": queue,
     }
