@@ -206,7 +206,7 @@ def test_many_small_buffers_share_a_group():
 
 
 def test_what_was_encoded_is_collected_without_a_warning():
-    """Python 3.13 warns of streams that can't be closed when they are collected; pytest makes errors of that."""
+    """Python 3.13 warns of streams that can't be closed when they are collected, and pytest fails then."""
     cycle = [encode([1, 2])]
     cycle.append(cycle)
     del cycle
