@@ -15,7 +15,7 @@ TIMEOUT_OF_QUEUE = (3, 12)
 #: From this version on, it tells of the use of what is deprecated.
 WARNINGS = (3, 13)
 #: How long it waits for an acknowledgement here.
-SECONDS = 2.0
+SECONDS = 3.0
 
 
 def slow(x, log, slow_one, seconds):
@@ -98,9 +98,9 @@ def test_a_task_that_outlives_the_acknowledgement_timeout_fails_once(
         with pytest.warns(RuntimeWarning, match="acknowledgement timeout"):
             assert job.result() == [0, failure, 2, 3]
         job.forget()
-        # both workers take tasks again, so the one that got it back has dropped it, long before its time
+        # both workers take tasks again: whichever got it back has dropped it, long before its time
         assert client.map([5, 6], meet, tmp_path, queue=plain_queue, partitions=2) == [5, 6]
-        assert sum(seconds > SECONDS * 0.9 for seconds in runs(log, 1)) == 1
+        assert sum(seconds > SECONDS / 2 for seconds in runs(log, 1)) == 1
         assert set(workers.pids) == pids
 
 
