@@ -172,7 +172,7 @@ class TaskError(NbmrError):
 
 
 class TaskTimeout(TaskError, TimeoutError):
-    """A task ran longer than the ``timeout`` of its job, and was ended."""
+    """A task ran longer than the ``timeout`` of its job, or than RabbitMQ waits for it, and was ended."""
 
 
 class TaskLost(TaskError):

@@ -16,7 +16,8 @@ Kinds of messages. In a task queue: ``task``. In a job's log: ``opened`` (what t
 kernel is at it), ``started``, ``result``, ``chunk`` (part of a result that is too large for one message),
 ``died`` (a child died under a task), ``sealed`` (all tasks are sent), ``kept`` (somebody waits for it). In a
 blob: ``blob``. In the registry: ``job``, ``made`` (a blob of a job), ``forgotten``, ``mark`` (whoever
-wrote it has read the registry when it sees it). In control: ``cancel``. In key: ``key``.
+wrote it has read the registry when it sees it). In control: ``cancel`` (a job, or one
+task of it). In key: ``key``.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ PREFETCH = 1
 STREAM_PREFETCH = 32
 #: A task is given back to the queue at most this often: it is tried once more than that.
 DELIVERY_LIMIT = 2
+#: Milliseconds that RabbitMQ waits for a task's acknowledgement, which comes after its result: 24 days, about
+#: the most that fits 32 bits. Read from the queue by RabbitMQ 3.12 and newer; what is older ignores it.
+CONSUMER_TIMEOUT = 24 * 86_400_000
 #: How often a task is tried before it is lost.
 ATTEMPTS = DELIVERY_LIMIT + 1
 
@@ -84,6 +88,7 @@ def task_queue(queue: str) -> Queue:
     arguments = {
         "x-queue-type": "quorum",
         "x-delivery-limit": DELIVERY_LIMIT,
+        "x-consumer-timeout": CONSUMER_TIMEOUT,
         "x-dead-letter-exchange": DEAD_EXCHANGE,
         "x-dead-letter-routing-key": queue,
     }

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import pytest
 import nbmr
 from nbmr import config, node, pools, topology
 from nbmr.errors import RabbitMQNotFound
+from nbmr.node.logs import logged
 
 ROOT = Path(__file__).parents[1]
 SHARED_MEMORY = Path("/dev/shm")
@@ -107,6 +108,8 @@ class Server:
     """The private node's RabbitMQ, as its administrator sees it."""
 
     info: Any
+    #: Lines of its log that a test has caused on purpose.
+    expected: list[str] = field(default_factory=list)
 
     def eval(self, expression: str) -> str:
         """Evaluate an Erlang expression in the server; takes a second."""
@@ -127,6 +130,11 @@ class Server:
             " || Q <- rabbit_amqqueue:list()]])."
         )
         return list(ast.literal_eval(text.removesuffix("ok").strip()))
+
+    def deprecated(self) -> list[str]:
+        """Lines of its log about the use of what a later RabbitMQ will refuse; it has them from 3.13 on."""
+        lines = logged(Path(self.info.data_dir, "log")).splitlines()
+        return [line for line in lines if "Deprecated features: `" in line and line not in self.expected]
 
     def bytes_sent(self) -> int:
         """How many bytes RabbitMQ has sent on the connections that are open now."""
@@ -164,7 +172,9 @@ def server(home: Path, rabbitmq: None) -> Iterator[Server]:
         )
         yield server
         left = _wait_until_empty(lambda: [name for name in server.queues() if name.startswith("nbmr.job.")])
+        deprecated = server.deprecated()
     assert not left, f"jobs left these on the broker: {left}"
+    assert not deprecated, "RabbitMQ warned of us:\n" + "\n".join(deprecated)
 
 
 @dataclass(frozen=True)

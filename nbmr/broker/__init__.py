@@ -1,6 +1,7 @@
 """The connection to RabbitMQ. Nothing outside this package imports pika."""
 
 from nbmr.broker.broker import Broker, connect
-from nbmr.broker.link import Body, Consumer, Delivery, NotFound
+from nbmr.broker.link import Body, Consumer, Delivery
+from nbmr.broker.trouble import DeliveryExpired, NotFound
 
-__all__ = ["Body", "Broker", "Consumer", "Delivery", "NotFound", "connect"]
+__all__ = ["Body", "Broker", "Consumer", "Delivery", "DeliveryExpired", "NotFound", "connect"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nbmr.broker.trouble import NotFound, refusal
 from nbmr.errors import BrokerError
 
 
@@ -47,7 +48,8 @@ class Consumer:
         For a stream: where to start, ``"first"``, ``"next"`` or a number. After a reconnect it goes on behind
         the last message seen. None for a queue.
     on_lost
-        Called in the I/O thread, once, when the queue is gone.
+        Called in the I/O thread, once, when RabbitMQ has ended the subscription: with `NotFound` if the queue
+        is gone, `DeliveryExpired` if a delivery wasn't acknowledged for too long, or another error.
     """
 
     def __init__(
@@ -114,7 +116,9 @@ class Consumer:
             return
         self.channel = channel
         channel.add_on_close_callback(self._on_channel_closed)
-        channel.add_on_cancel_callback(lambda _frame: self._lost(f"queue {self.queue!r} was deleted"))
+        channel.add_on_cancel_callback(
+            lambda _frame: self._lost(NotFound(f"queue {self.queue!r} was deleted"))
+        )
         channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: self._consume(channel))
 
     def _consume(self, channel: Any) -> None:
@@ -133,13 +137,13 @@ class Consumer:
     def _on_channel_closed(self, channel: Any, reason: Any) -> None:
         if channel is self.channel:
             self.channel = None
-            # closed by us or with its connection: both are no loss of the queue
+            # closed by us or with its connection: neither ends the subscription
             if getattr(reason, "reply_code", 0) not in (0, 200) and channel.connection.is_open:
-                self._lost(getattr(reason, "reply_text", str(reason)))
+                self._lost(refusal(reason))
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, error: BrokerError) -> None:
         if not self._cancelled:
             self._cancelled = True
             self.forget()
             if self._on_lost:
-                self._on_lost(BrokerError(why))
+                self._on_lost(error)

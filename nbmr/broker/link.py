@@ -23,7 +23,7 @@ from pika.exceptions import ChannelClosedByBroker
 from nbmr.broker.address import Address
 from nbmr.broker.connection import Connection
 from nbmr.broker.consumer import Consumer, Delivery
-from nbmr.broker.trouble import translate
+from nbmr.broker.trouble import NotFound, refusal, translate
 from nbmr.errors import BrokerError, BrokerUnreachable
 
 __all__ = ["Consumer", "Delivery", "Link", "NotFound"]
@@ -34,7 +34,6 @@ WINDOW_BYTES = 16 << 20
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
 #: Seconds that a call (declare, delete, …) may take, reconnecting included.
 CALL_SECONDS = 30.0
-_NOT_FOUND = 404
 
 # Without a handler of its own, logging would print pika's remarks about a broken connection into the cell.
 logging.getLogger("pika").addHandler(logging.NullHandler())
@@ -44,10 +43,6 @@ logging.getLogger("pika").addHandler(logging.NullHandler())
 Body = list[bytes]
 #: Calls a method of the channel that it is given, and has it call back what it is given next.
 Operation = Callable[[Any, Callable[[Any], None]], Any]
-
-
-class NotFound(BrokerError):
-    """The queue or exchange isn't there."""
 
 
 @dataclass(eq=False)
@@ -404,8 +399,7 @@ class Link:
             return
         self._caller = None
         if isinstance(reason, ChannelClosedByBroker):
-            kind = NotFound if reason.reply_code == _NOT_FOUND else BrokerError
-            self._finish_call(error=kind(f"RabbitMQ refused: {reason.reply_text}"))
+            self._finish_call(error=refusal(reason))
 
     def _add(self, consumer: Consumer) -> None:
         self._consumers.add(consumer)

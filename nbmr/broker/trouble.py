@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -12,7 +13,35 @@ from pika import exceptions
 from nbmr.broker.address import Address
 from nbmr.errors import AccessRefused, BrokerError, BrokerUnreachable
 
-_ACCESS_REFUSED, _NOT_ALLOWED = 403, 530
+_ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED, _NOT_ALLOWED = 403, 404, 406, 530
+
+
+class NotFound(BrokerError):
+    """The queue or exchange isn't there."""
+
+
+class DeliveryExpired(BrokerError):
+    """RabbitMQ didn't wait any longer for a delivery's acknowledgement: the message is back in its queue."""
+
+
+def refusal(reason: Any) -> BrokerError:
+    """Return the error that tells why RabbitMQ closed a channel."""
+    code, text = getattr(reason, "reply_code", 0), getattr(reason, "reply_text", str(reason))
+    if code == _NOT_FOUND:
+        return NotFound(f"RabbitMQ refused: {text}")
+    if code == _PRECONDITION_FAILED and re.search("delivery acknowledgement .* timed out", text):
+        waited = re.search(r"(\d+) ms", text)
+        how_long = f" of {int(waited[1]) / 1000:g} s" if waited else ""
+        return DeliveryExpired(
+            f"RabbitMQ's delivery acknowledgement timeout{how_long}. Set consumer_timeout in the broker's"
+            " rabbitmq.conf to more milliseconds, or cut the data into more partitions"
+        )
+    if code == _PRECONDITION_FAILED and "inequivalent arg" in text:
+        return BrokerError(
+            f"RabbitMQ refused: {text}. It was declared by another version of nbmr, or by hand: delete that"
+            " queue when nothing waits in it, or use a virtual host of its own for nbmr."
+        )
+    return BrokerError(f"RabbitMQ refused: {text}")
 
 
 def translate(exc: BaseException | str, address: Address) -> BrokerError:

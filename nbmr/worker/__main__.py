@@ -13,7 +13,7 @@ import threading
 
 from nbmr.errors import NbmrError
 from nbmr.worker.cleaner import clean_after
-from nbmr.worker.worker import Options, Worker
+from nbmr.worker.worker import Options, SubscriptionLost, Worker
 
 
 def main() -> int:
@@ -31,6 +31,9 @@ def main() -> int:
     threading.Thread(target=_stop_without_pool, args=(worker,), daemon=True).start()
     try:
         worker.run()
+    except SubscriptionLost as exc:
+        logging.getLogger(__name__).warning("%s: this worker ends; its pool starts another one", exc)
+        return 1
     except NbmrError as exc:
         _tell(f"failed {exc}")
         return 1

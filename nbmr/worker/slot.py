@@ -7,6 +7,7 @@ task is delivered again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import queue
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nbmr import message, topology, versions
-from nbmr.broker import Body, Consumer, Delivery
+from nbmr.broker import Body, Consumer, Delivery, DeliveryExpired
 from nbmr.errors import BrokerError, ProtocolError
 from nbmr.message import Message
 from nbmr.worker import pipe
@@ -64,7 +65,7 @@ class _ChildDied(Exception):
 
 
 class _Stopped(Exception):
-    """The task was ended on purpose; the argument says why: ``"cancelled"`` or ``"timeout"``."""
+    """The task was ended on purpose: ``"cancelled"``, by its ``"timeout"``, or since it ``"expired"``."""
 
 
 class Slot(threading.Thread):
@@ -74,7 +75,9 @@ class Slot(threading.Thread):
         super().__init__(name=f"slot {number}", daemon=True)
         self._worker = worker
         self._child: Child | None = None
-        self._inbox: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Delivery | DeliveryExpired | None] = queue.SimpleQueue()
+        #: Set while there is no subscription: RabbitMQ ended it, and took the delivery back.
+        self._expired: DeliveryExpired | None = None
         self._consumer: Consumer | None = None
         self._job = ""
         self._wake, self._waker = socket.socketpair()
@@ -109,12 +112,13 @@ class Slot(threading.Thread):
         """Take tasks until drained."""
         try:
             self._child = Child()
-            self._consumer = self._worker.broker.consume(
-                topology.task_queue(self._worker.queue), self._inbox.put, prefetch=topology.PREFETCH
-            )
+            self._subscribe()
             self.ready.set()
-            while (delivery := self._inbox.get()) is not None:
-                self._take(delivery)
+            while (item := self._inbox.get()) is not None:
+                if isinstance(item, DeliveryExpired):
+                    self._subscribe()
+                else:
+                    self._take(item)
         except (EOFError, OSError) as exc:
             self._worker.fail(f"A task's process can't be started: {exc or type(exc).__name__}")
         except Exception as exc:  # noqa: BLE001 - the pool starts another worker, and tells if that is no use
@@ -128,6 +132,24 @@ class Slot(threading.Thread):
             if self._child:
                 self._child.close()
 
+    def _subscribe(self) -> None:
+        self._expired = None
+        self._consumer = self._worker.broker.consume(
+            topology.task_queue(self._worker.queue),
+            self._inbox.put,
+            prefetch=topology.PREFETCH,
+            on_lost=self._on_lost,
+        )
+
+    def _on_lost(self, error: BrokerError) -> None:
+        """Note that RabbitMQ has ended the subscription; in the I/O thread."""
+        if isinstance(error, DeliveryExpired):
+            self._expired = error
+            self._inbox.put(error)
+            self._waker.send(b"e")
+        else:
+            self._worker.lose(error)
+
     def _take(self, delivery: Delivery) -> None:
         worker = self._worker
         try:
@@ -140,7 +162,7 @@ class Slot(threading.Thread):
         self._drain_wakes()
         try:
             with worker.at_work():
-                if not worker.wanted(task.job):
+                if not worker.wanted(task):
                     delivery.ack()
                     return
                 self._answer(task, delivery)
@@ -165,8 +187,11 @@ class Slot(threading.Thread):
                 if stop.args[0] == "cancelled":
                     delivery.ack()
                     return
-                limit = f"ran longer than its timeout of {task.fields['timeout']:g} s"
-                body = self._failed(task, who, "timeout", limit, attempt + task.fields["retries"])
+                if stop.args[0] == "expired":
+                    body = self._failed(task, who, "timeout", f"ran longer than {self._expired}", attempt)
+                else:
+                    limit = f"ran longer than its timeout of {task.fields['timeout']:g} s"
+                    body = self._failed(task, who, "timeout", limit, attempt + task.fields["retries"])
             except _ChildDied as death:
                 cause = str(death)
                 if attempt < topology.ATTEMPTS:
@@ -178,6 +203,9 @@ class Slot(threading.Thread):
             except BlobGone:
                 delivery.ack()
                 return
+        settle = delivery.ack
+        if self._expired:  # then it is back in its queue, and whoever gets it next would run it again
+            settle = functools.partial(worker.forget_everywhere, task)
         with self._all_settled:
             self._unsettled += 1
         try:
@@ -185,16 +213,16 @@ class Slot(threading.Thread):
         except BrokerError:
             self._settled(lambda: None)
             raise
-        confirmed.add_done_callback(lambda future: self._confirmed(future, task.job, delivery))
+        confirmed.add_done_callback(lambda future: self._confirmed(future, task.job, delivery, settle))
 
-    def _confirmed(self, future: Any, job: str, delivery: Delivery) -> None:
+    def _confirmed(self, future: Any, job: str, delivery: Delivery, settle: Callable[[], None]) -> None:
         if future.exception():
             _log.warning("a result of job %s was not stored: %s", job, future.exception())
             self._settled(delivery.give_back)
             return
         if not future.result():
             self._worker.forget(job)  # its log is gone: somebody cancelled it or gave it up
-        self._settled(delivery.ack)
+        self._settled(settle)
 
     def _settled(self, settle: Callable[[], None]) -> None:
         """Answer for a delivery whose result was waiting for its confirmation."""
@@ -238,7 +266,7 @@ class Slot(threading.Thread):
             try:
                 return self._run_once(task, who, attempt, lost)
             except _Stopped as stop:
-                if stop.args[0] == "cancelled" or not retries:
+                if stop.args[0] != "timeout" or not retries:
                     raise
                 retries -= 1
             except _ChildDied as death:
@@ -289,7 +317,7 @@ class Slot(threading.Thread):
                 try:
                     files.append(
                         self._worker.blobs.open(
-                            task.job, reference, lambda: not self._worker.wanted(task.job, look=True)
+                            task.job, reference, lambda: not self._worker.wanted(task, look=True)
                         )
                     )
                 except OSError as exc:
@@ -316,13 +344,18 @@ class Slot(threading.Thread):
                     return reply
                 if self._wake in ready:
                     self._drain_wakes()
-                    if not self._worker.wanted(task.job):
-                        self._stop_task("cancelled")
+                    self._stop_if_unwanted(task)
                 if deadline is not None and time.monotonic() >= deadline:
                     self._stop_task("timeout")
                 if limit and child.memory() > limit:
                     child.kill()
                     raise self._bury(f"its memory limit of {limit / 1e6:.0f} MB")
+
+    def _stop_if_unwanted(self, task: Message) -> None:
+        if not self._worker.wanted(task):
+            self._stop_task("cancelled")
+        if self._expired:
+            self._stop_task("expired")
 
     def _stop_task(self, why: str) -> None:
         """Interrupt the task; if it doesn't end by itself, kill its process."""

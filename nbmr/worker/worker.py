@@ -18,7 +18,7 @@ from typing import Any
 
 from nbmr import message, topology
 from nbmr.broker import Broker, Delivery, connect
-from nbmr.errors import ConfigError, ProtocolError, WorkerError
+from nbmr.errors import BrokerError, ConfigError, ProtocolError, WorkerError
 from nbmr.keycheck import check_key
 from nbmr.message import Message
 from nbmr.node import Presence, living
@@ -35,6 +35,10 @@ _TRUSTED = 10.0
 _ALL_LOGGED = 10
 
 _log = logging.getLogger(__name__)
+
+
+class SubscriptionLost(WorkerError):
+    """RabbitMQ ended one of the worker's subscriptions; a new worker declares everything anew."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,15 @@ class Worker:
         self.identity = {"host": platform.node(), "worker": f"{platform.node()}:{os.getpid()}"}
         self.rejected = 0
         self._options, self._on_ready = options, on_ready
-        self._over: OrderedDict[str, None] = OrderedDict()
+        #: Jobs and tasks that are over; a job as a whole has task -1.
+        self._over: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._alive: OrderedDict[str, float] = OrderedDict()
         self._lock = threading.Lock()
         #: Woken by `stop`; a queue, since a signal handler may put into it, whatever it has interrupted.
         self._orders: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = False
         self._killed = False
-        self._failure = ""
+        self._failure: WorkerError | None = None
         self._at_work = 0
         self._last_work = time.monotonic()
         self._presence = Presence(Path(options.node), "jobs") if options.node else None
@@ -109,14 +114,14 @@ class Worker:
         Raises
         ------
         WorkerError
-            If its child processes can't be started.
+            If its child processes can't be started, or RabbitMQ ended one of its subscriptions.
         """
         tasks, dead = topology.task_queue(self.queue), topology.dead_queue(self.queue)
         control = topology.control_stream()
         self.broker.declare(tasks, dead, control)
         self._read_control(control)
         self._janitor.start()
-        self._dead = self.broker.consume(dead, self._on_dead, prefetch=1)
+        self._dead = self.broker.consume(dead, self._on_dead, prefetch=1, on_lost=self.lose)
         try:
             for slot in self._slots:
                 slot.start()
@@ -129,7 +134,7 @@ class Worker:
                 with contextlib.suppress(queue.Empty):
                     self._orders.get(timeout=1.0)
                 if self.broker.closed:
-                    self._failure = "the connection to RabbitMQ was closed"
+                    self._failure = WorkerError("the connection to RabbitMQ was closed")
                     break
                 if self._idle_for_long():
                     _log.warning("no task for %g s: this worker ends", self._options.max_idle)
@@ -137,7 +142,7 @@ class Worker:
         finally:
             self._drain()
         if self._failure:
-            raise WorkerError(self._failure)
+            raise self._failure
 
     def _idle_for_long(self) -> bool:
         longest, client = self._options.max_idle, self._options.client
@@ -162,7 +167,12 @@ class Worker:
 
     def fail(self, why: str) -> None:
         """End, since something is wrong that retrying won't mend."""
-        self._failure = why
+        self._failure = WorkerError(why)
+        self.stop()
+
+    def lose(self, error: BrokerError) -> None:
+        """End after the running tasks, since RabbitMQ ended a subscription; the pool starts another one."""
+        self._failure = SubscriptionLost(f"RabbitMQ ended a subscription: {error}")
         self.stop()
 
     def _drain(self) -> None:
@@ -184,7 +194,7 @@ class Worker:
 
     def _read_control(self, control: topology.Queue) -> None:
         """Follow cancellations, those included that were made before this worker came."""
-        self.broker.consume(control, self._on_control, offset="first")
+        self.broker.consume(control, self._on_control, offset="first", on_lost=self.lose)
 
     def _on_control(self, delivery: Delivery) -> None:
         try:
@@ -192,22 +202,29 @@ class Worker:
         except ProtocolError as exc:
             self.reject(exc)
         else:
-            self.forget(order.job)
+            self.forget(order.job, order.task)
         delivery.ack()
 
-    def forget(self, job: str) -> None:
-        """Drop a job's tasks from now on, and end those that run."""
+    def forget(self, job: str, task: int = -1) -> None:
+        """Drop a job's tasks from now on, or one of them, and end those that run."""
         with self._lock:
-            self._over[job] = None
+            self._over[job, task] = None
             if len(self._over) > _REMEMBERED:
                 self._over.popitem(last=False)
         for slot in self._slots:
             slot.cancel(job)
 
-    def wanted(self, job: str, *, look: bool = False) -> bool:
-        """Whether a job still wants results: it wasn't cancelled, and its log is there."""
+    def forget_everywhere(self, task: Message) -> None:
+        """Have every worker drop a task that has its outcome and is delivered again."""
+        self.forget(task.job, task.task)
+        body = message.seal_raw(self.signer, "cancel", job=task.job, task=task.task, time=time.time())
+        self.broker.append(topology.control_stream(), body, urgent=True)
+
+    def wanted(self, task: Message, *, look: bool = False) -> bool:
+        """Whether a task's result is still wanted: it wasn't cancelled, and its job's log is there."""
+        job = task.job
         with self._lock:
-            if job in self._over:
+            if (job, -1) in self._over or (job, task.task) in self._over:
                 return False
             known = self._alive.get(job, 0.0)
             if known and (not look or time.monotonic() - known < _TRUSTED):

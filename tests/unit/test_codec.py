@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 from datetime import date
 from decimal import Decimal
@@ -202,3 +203,11 @@ def test_many_small_buffers_share_a_group():
     groups = [b"".join(group) for group in codec.cut(parts, 4096)]
     assert [len(group) for group in groups] == [4096, 4096, 1808]
     assert b"".join(groups) == b"".join(parts)
+
+
+def test_what_was_encoded_is_collected_without_a_warning():
+    """Python 3.13 warns of streams that can't be closed when they are collected, and pytest fails then."""
+    cycle = [encode([1, 2])]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
