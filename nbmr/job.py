@@ -343,12 +343,19 @@ class Job:
         """Delete the job from the broker; what was gathered stays."""
         if self._forgotten:
             return
+        try:
+            self._log.end(Status.CANCELLED)
+            if self._stopping is not None and not self._broker.trouble:
+                wait([self._stopping], _PATIENCE)  # or else it would be lost if this process ended now
+            self._delete(_PATIENCE)
+        except BaseException:  # interrupted once more: don't wait, but leave nothing on the broker
+            self._delete(0.0)
+            raise
         self._forgotten = True
-        self._log.end(Status.CANCELLED)
-        if self._stopping is not None and not self._broker.trouble:
-            wait([self._stopping], _PATIENCE)  # or else it would be lost if this process ended now
+
+    def _delete(self, patience: float) -> None:
         with contextlib.suppress(BrokerError):
-            self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=_PATIENCE)
+            self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=patience)
 
     def _ipython_display_(self) -> None:
         from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed

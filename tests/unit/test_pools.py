@@ -13,6 +13,7 @@ import pytest
 from nbmr import pools
 from nbmr.config import Settings
 from nbmr.errors import ConfigError, WorkerError
+from nbmr.node import start_time
 from nbmr.pools import Pool, parse_bytes
 from nbmr.worker import pool as pool_process
 
@@ -35,7 +36,7 @@ def sleeper():
 def tell(settings, process, **other):
     """Write a pool's file, as the pool itself would."""
     state = {
-        "pid": process.pid, "started": process.create_time(), "queue": "default", "count": 2,
+        "pid": process.pid, "started": start_time(process.pid), "queue": "default", "count": 2,
         "workers": [11, 12], "ready": [11, 12], "failed": "",
     } | other  # fmt: skip
     file = pools.folder(settings) / f"{process.pid}.json"
