@@ -179,7 +179,7 @@ class Runner:
         if set(threading.enumerate()) - threads:
             return False
         trace = exc.__traceback__ if exc else None
-        return not any("importlib" in frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))
+        return not any(frame.f_code.co_name == "<module>" for frame, _ in traceback.walk_tb(trace))
 
     def _run_units(
         self,

@@ -38,7 +38,7 @@ class Stopped(Exception):
 
 
 class Guard:
-    """Has one child process at any time; a dead one is replaced at once, so that no task waits for that.
+    """Has one child process; one that dies under a task leaves its last words, and is replaced behind it.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ class Guard:
             end.setblocking(False)
         self._receiver = pipe.Receiver()
         self._kills = oom.Kills()
-        self._closed = False
         self._child: Child | None = None
+        self._last_words = ""
 
     # ---------------------------------------------------------------- for other threads
 
@@ -72,13 +72,15 @@ class Guard:
     # ---------------------------------------------------------------- in the slot's thread
 
     def start(self) -> None:
-        """Start the child.
+        """Start the child, if there is none.
 
         Raises
         ------
         EOFError, OSError
             If that is not possible.
         """
+        if self._child is not None:
+            return
         for seconds in _START_AGAIN:
             try:
                 self._child = Child()
@@ -97,7 +99,7 @@ class Guard:
     @property
     def last_output(self) -> str:
         """The last lines that the task printed."""
-        return self._child.last_output if self._child else ""
+        return self._child.last_output if self._child else self._last_words
 
     def idle(self) -> None:
         """Wait until woken; a child that dies meanwhile is replaced."""
@@ -110,6 +112,7 @@ class Guard:
             child.read_output()
         if child.sock in ready:  # it says nothing unasked
             _log.warning("a task's process died while it had no task: %s", self._bury())
+            self.start()
         self._drain()
 
     def run(
@@ -164,7 +167,6 @@ class Guard:
 
     def close(self) -> None:
         """End the child, and free all."""
-        self._closed = True
         if self._child:
             self._child.close()
             self._child = None
@@ -172,8 +174,7 @@ class Guard:
         self._waker.close()
 
     def _living(self) -> Child:
-        if self._child is None:
-            self.start()
+        self.start()
         assert self._child is not None  # noqa: S101 - for the type checker
         return self._child
 
@@ -229,7 +230,7 @@ class Guard:
         raise Stopped(why)
 
     def _bury(self, cause: str = "") -> Died:
-        """Replace the child at once; return the event that tells of what it died."""
+        """Give the child up; return the event that tells of what it died."""
         child, self._child = self._child, None
         if child is None:
             return Died(cause or "it could not be started")
@@ -237,9 +238,7 @@ class Guard:
         if cause == "SIGKILL":
             cause += self._kills.verdict()
         child.close()
-        if not self._closed:
-            self.start()
-            self._living().adopt_output(child)
+        self._last_words = child.last_output
         return Died(cause, child.unit())
 
     def _drain(self) -> None:

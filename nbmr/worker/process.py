@@ -131,10 +131,6 @@ class Child:
         """Return which unit of its task the child was at when it ended."""
         return self._unit
 
-    def adopt_output(self, other: Child) -> None:
-        """Keep the last lines of the child that this one replaces, for the story of its death."""
-        self._lines, self._partial = other._lines, other._partial
-
     def memory(self) -> int:
         """Bytes of memory that the child holds; 0 if it is gone."""
         try:

@@ -114,7 +114,8 @@ class Slot(threading.Thread):
             self._guard.close()
 
     def _next(self) -> Delivery | None:
-        """Wait for a delivery; None to end."""
+        """Wait for a delivery, with a child that is ready for it; None to end."""
+        self._guard.start()
         while self._inbox.empty():
             self._guard.idle()
         return self._inbox.get()
