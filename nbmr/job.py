@@ -344,18 +344,21 @@ class Job:
         if self._forgotten:
             return
         try:
-            self._log.end(Status.CANCELLED)
-            if self._stopping is not None and not self._broker.trouble:
-                wait([self._stopping], _PATIENCE)  # or else it would be lost if this process ended now
-            self._delete(_PATIENCE)
-        except BaseException:  # interrupted once more: don't wait, but leave nothing on the broker
-            self._delete(0.0)
+            self._let_go(_PATIENCE)
+        except BaseException:  # interrupted, wherever that was: all of it again, without waiting
+            self._let_go(0.0)
             raise
-        self._forgotten = True
 
-    def _delete(self, patience: float) -> None:
+    def _let_go(self, patience: float) -> None:
+        """End the job, if it hasn't, and delete it; no harm if that was begun before."""
+        self._log.end(Status.CANCELLED)
+        if self._stopping is None and not self._log.complete:
+            self._stop_workers()
+        if self._stopping is not None and not self._broker.trouble:
+            wait([self._stopping], patience)  # or else it would be lost if this process ended now
         with contextlib.suppress(BrokerError):
             self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=patience)
+        self._forgotten = True
 
     def _ipython_display_(self) -> None:
         from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed

@@ -101,6 +101,12 @@ class Guard:
         """The last lines that the task printed."""
         return self._child.last_output if self._child else self._last_words
 
+    def forget_output(self) -> None:
+        """Forget what the last task printed."""
+        self._last_words = ""
+        if self._child:
+            self._child.forget_output()
+
     def idle(self) -> None:
         """Wait until woken; a child that dies meanwhile is replaced."""
         child = self._living()
@@ -144,6 +150,7 @@ class Guard:
         self._drain()
         self._kills.note()
         child = self._living()
+        child.forget_output()
         with self._watched():
             child.send(header, payload, files)
             reply = self._wait(child, timeout, wanted)

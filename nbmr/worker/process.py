@@ -99,9 +99,7 @@ class Child:
         pipe.send(self.sock, {}, files=[self._place])
 
     def send(self, header: dict[str, Any], parts: Sequence[Buffer], files: Sequence[int]) -> None:
-        """Hand over a task; what the last one printed is forgotten."""
-        self.read_output()
-        self._lines.clear()
+        """Hand over a task."""
         pipe.send(self.sock, header, parts, files)
 
     def read_output(self) -> bool:
@@ -120,6 +118,12 @@ class Child:
                 self._lines.append(text[:OUTPUT_CHARACTERS])
                 with contextlib.suppress(OSError):  # the disk is full: the task goes on without this log
                     sys.stderr.write(text + "\n")  # the worker's own log
+
+    def forget_output(self) -> None:
+        """Forget what was printed so far."""
+        self.read_output()
+        self._lines.clear()
+        self._partial = b""
 
     @property
     def last_output(self) -> str:

@@ -145,6 +145,7 @@ class Slot(threading.Thread):
         worker = self._worker
         attempt = delivery.returned + 1
         who = worker.identity | {"pid": self._guard.pid, "run": ""}
+        self._guard.forget_output()
         problem = versions.mismatch(task.fields["versions"], versions.local_versions())
         if problem:
             body = self._failed(task, who, "versions", problem, attempt)

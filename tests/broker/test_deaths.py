@@ -76,7 +76,8 @@ class Killer(threading.Thread):
 
     def run(self):
         for kind in self.victims:
-            while not self.over.wait(0.3):
+            self.over.wait(0.3)
+            while not self.over.wait(0.01):
                 found = self.find(kind)
                 if found and (kind == "pool" or self.harmless(found)):
                     try:
