@@ -172,23 +172,23 @@ def test_an_idle_child_is_replaced_before_the_next_task(client, queue, eventuall
         assert client.map([1], lambda _: os.getpid(), queue=queue) == [after.pid]
         assert workers.pids == [worker]
         if who == "child":  # a new fork server loads pandas first
-            assert took < 1, f"{took:.2f} s; 0.2 s are promised, on a machine that does nothing else"
+            assert took < 2, f"{took:.2f} s; it takes 0.1 s on a machine that does nothing else"
 
 
-def test_what_a_child_prints_between_tasks_goes_to_the_log_of_its_worker(client, queue, eventually):
+def test_what_a_child_prints_between_tasks_goes_to_the_log_of_its_worker(client, queue, tmp_path, eventually):
     """It would stop at a full pipe otherwise."""
 
-    def fn(_):
+    def fn(over):
         def chatter():
-            for _ in range(3000):
+            for _ in range(30_000):
                 print("x" * 100)
-            os.environ["CHATTER"] = "over"
+            over.touch()
 
         threading.Thread(target=chatter, daemon=True).start()
 
     with client.workers(1, queue=queue):
-        client.map([1], fn, queue=queue)
-        eventually(lambda: client.map([1], lambda _: os.environ.get("CHATTER"), queue=queue) == ["over"])
+        client.map([tmp_path / "over"], fn, queue=queue)
+        eventually((tmp_path / "over").exists)
 
 
 # ---------------------------------------------------------------- the story of a death
