@@ -147,7 +147,6 @@ class Guard:
         Died
             If the child died.
         """
-        self._drain()
         self._kills.note()
         child = self._living()
         child.forget_output()
@@ -208,7 +207,7 @@ class Guard:
                     selector.unregister(child.output)
                 if child.sock in ready:
                     return pipe.receive_header(child.sock)[0]
-                if self._wake in ready:
+                if self._wake in ready:  # perhaps since before this task: then it is wanted
                     self._drain()
                     if not wanted():
                         self._stop(child, "cancelled")

@@ -272,3 +272,41 @@ def test_a_cancelled_task_does_not_leak_into_the_next(client, one_worker, tmp_pa
         eventually(lambda job=job: job.progress.running or job.progress.done)
         job.cancel()
         assert client.map([1, 2], lambda x: x, queue=one_worker) == [1, 2]
+
+
+GUARD = """
+import os, time
+from nbmr import codec
+from nbmr.worker.cleaner import clean_after
+from nbmr.worker.guard import Guard, Stopped
+
+def run(guard, fn, wanted):
+    function, data = codec.encode_function(fn, (), {}), codec.encode([1])
+    parts = [*function, *data]
+    header = {
+        "inline": len(function), "function": repr(fn), "function_layout": [], "function_blob": None,
+        "data_layout": [], "retries": 0, "count": 1, "stop_at_error": True, "skip": [],
+        "layout": codec.layout(parts),
+    }
+    return guard.run(header, codec.pieces(parts), [], None, wanted)
+
+guard = Guard()
+guard.start()
+try:
+    guard.wake()
+    try:
+        run(guard, lambda x: time.sleep(60), lambda: False)
+    except Stopped as stop:
+        print(stop)
+    guard.wake()
+    print(run(guard, lambda x: x, lambda: True)["op"])
+finally:
+    guard.close()
+    clean_after(os.getpid())
+"""
+
+
+def test_a_cancel_just_before_the_task_begins(start):
+    """When it is too late to drop the task, and too early to interrupt it."""
+    out, err = start("-c", GUARD).communicate(timeout=30)
+    assert out == "cancelled\ndone\n", err
