@@ -270,6 +270,7 @@ def test_a_task_whose_supervisor_is_killed_three_times(client, queue, tmp_path, 
         one.forget()
 
 
+@pytest.mark.slow
 def test_workers_that_keep_dying_end_with_a_reason(client, queue, eventually):
     """Each new one later than the one before; then whoever waits is told, and the next call starts others."""
     workers = client.workers(1, queue=queue)
