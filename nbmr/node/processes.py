@@ -46,8 +46,8 @@ def start_time(pid: int) -> float:
     """
     if sys.platform != "linux":
         return psutil.Process(pid).create_time()
-    boot = int(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:6], 16)
-    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    boot = int(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")[:6], 16)
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     ticks = int(stat.rpartition(")")[2].split()[_START_TICKS])
     return boot * _LONGEST_UPTIME + ticks / os.sysconf("SC_CLK_TCK")
 
