@@ -45,12 +45,15 @@ class Client(Session):
     ) -> Any:
         """Apply a function on workers, wait, and gather; see `nbmr.map`."""
         job, send = self.start(data, fn, args, options)
-        with follow(job, progress):
-            try:
-                job.send(send)
-                return job.result()
-            finally:
-                job.forget()  # what is still running is ended, and nothing stays on the broker
+        try:
+            with follow(job, progress):
+                try:
+                    job.send(send)
+                    return job.result()
+                finally:
+                    job.forget()  # what is still running is ended, and nothing stays on the broker
+        finally:
+            job.forget()  # also where an interrupt came before or behind all that
 
     def submit(
         self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any
@@ -58,7 +61,11 @@ class Client(Session):
         """Start a job and return at once; see `nbmr.submit`."""
         del progress  # a job shows itself where it is displayed
         job, send = self.start(data, fn, args, options)
-        job.send_in_background(send)
+        try:
+            job.send_in_background(send)
+        except BaseException:
+            job.forget()  # nobody else has it
+            raise
         return job
 
     def workers(

@@ -373,13 +373,23 @@ class Job:
         """Delete the job from the broker; what was gathered stays."""
         if self._forgotten:
             return
-        self._forgotten = True
+        try:
+            self._let_go(_PATIENCE)
+        except BaseException:  # interrupted, wherever that was: all of it again, without waiting
+            self._let_go(0.0)
+            raise
+
+    def _let_go(self, patience: float) -> None:
+        """End the job, if it hasn't, and delete it; no harm if that was begun before."""
         self._log.end(Status.CANCELLED)
+        if self._stopping is None and not self._log.complete:
+            self._stop_workers()
         if self._stopping is not None and not self._broker.trouble:
-            wait([self._stopping], _PATIENCE)  # or else it would be lost if this process ended now
+            wait([self._stopping], patience)  # or else it would be lost if this process ended now
         with contextlib.suppress(BrokerError):
-            self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=_PATIENCE)
+            self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=patience)
             registry.append(self._broker, self._signer, "forgotten", job=self.id)
+        self._forgotten = True
 
     def _ipython_display_(self) -> None:
         from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed

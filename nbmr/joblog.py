@@ -140,7 +140,8 @@ class JobLog:
     #: Called without the lock, once, when the job has come to its end.
     on_end: Callable[[Status], None] = field(default=lambda _status: None, repr=False)
     _tasks: int | None = None
-    _running: dict[int, str] = field(default_factory=dict, repr=False)
+    #: What was told when each running task was started: attempt, worker, host, pid.
+    _running: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
     _workers: set[str] = field(default_factory=set, repr=False)
     _chunks: dict[str, _Chunks] = field(default_factory=dict, repr=False)
     _failed: list[tuple[int, dict[str, Any], dict[str, Any], list[str]]] = field(
@@ -149,7 +150,8 @@ class JobLog:
     _failures: list[Failure] = field(default_factory=list, repr=False)
     _decoding: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _work_seconds: float = 0.0
-    _deaths: dict[int, list[str]] = field(default_factory=dict, repr=False)
+    #: For each task the stories of its attempts that came to nothing; with the unit they are about, or None.
+    _deaths: dict[int, list[tuple[int | None, str]]] = field(default_factory=dict, repr=False)
 
     @property
     def ended(self) -> bool:
@@ -250,13 +252,26 @@ class JobLog:
         self._workers.add(entry.fields["worker"])
         if entry.task not in self.outcomes:
             self.status = Status.RUNNING
-            self._running[entry.task] = entry.fields["worker"]
+            self._note_silence(entry.task)
+            self._running[entry.task] = entry.fields
 
     def _on_died(self, entry: Message) -> None:
-        self._running.pop(entry.task, None)
         fields = entry.fields
-        story = f"attempt {fields['attempt']}: {fields['cause']}, on {fields['host']} (pid {fields['pid']})"
-        self._deaths.setdefault(entry.task, []).append(story)
+        if "unit" not in fields:  # or else it is still at the others
+            self._running.pop(entry.task, None)
+        self._note_death(entry.task, fields, fields["cause"])
+
+    def _note_death(self, task: int, fields: dict[str, Any], cause: str) -> None:
+        story = f"attempt {fields['attempt']}: {cause}, on {fields['host']} (pid {fields['pid']})"
+        self._deaths.setdefault(task, []).append((fields.get("unit"), story))
+
+    def _note_silence(self, task: int) -> dict[str, Any]:
+        """Note what became of an attempt that is over without a word; return what was told at its start."""
+        silent = self._running.pop(task, {})
+        if silent:
+            cause = f"worker {silent['worker']} was killed, or lost its connection to RabbitMQ"
+            self._note_death(task, silent, cause)
+        return silent
 
     def _on_chunk(self, entry: Message) -> None:
         fields = entry.fields
@@ -275,6 +290,9 @@ class JobLog:
     def _on_result(self, entry: Message) -> None:
         fields = entry.fields
         self._workers.add(fields["worker"])
+        if fields.get("given_back_too_often"):  # another worker tells; say who had it last
+            last = self._note_silence(entry.task)
+            fields = fields | {name: last[name] for name in ("host", "pid") if name in last}
         self._running.pop(entry.task, None)
         chunks = self._chunks.pop(fields["run"], None)
         if entry.task in self.outcomes:
@@ -306,7 +324,8 @@ class JobLog:
         self._work_seconds += fields.get("seconds", 0.0)
         deaths = self._deaths.get(entry.task, [])
         for unit, failure in failures.items():
-            self._failed.append((fields["start"] + unit, failure, fields, deaths))
+            story = [story for about, story in deaths if about in (None, unit)]
+            self._failed.append((fields["start"] + unit, failure, fields, story))
 
     def seconds_per_unit(self) -> float | None:
         """Return how long a unit takes a worker on average; None before the first result."""
@@ -320,13 +339,13 @@ class JobLog:
             return list(islice(self.outcomes.values(), after, None))
 
 
-def _failure(number: int, failure: dict[str, Any], fields: dict[str, Any], deaths: list[str]) -> Failure:
+def _failure(number: int, failure: dict[str, Any], fields: dict[str, Any], story: list[str]) -> Failure:
     encoded = failure.get("exception")
     return Failure(
         reason=failure["reason"],
         partition=number,
         summary=failure["summary"],
-        traceback=failure.get("traceback", "") or "\n".join(deaths),
+        traceback=failure.get("traceback", "") or "\n".join(story),
         rows=tuple(fields.get("rows", ())),
         host=fields["host"],
         pid=fields["pid"],

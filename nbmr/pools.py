@@ -25,6 +25,8 @@ import psutil
 
 from nbmr.config import Settings
 from nbmr.errors import ConfigError, WorkerError
+from nbmr.node import living as living_process
+from nbmr.node import start_time
 from nbmr.topology import check_queue
 
 #: Seconds without a task after which workers of a named broker end, once the kernel that started them is
@@ -61,7 +63,7 @@ class Pool:
             found: dict[str, Any] = json.loads(self.file.read_text())
         except (OSError, ValueError):
             return {}
-        if not found["failed"] and not _lives(found["pid"], found["started"]):
+        if not found["failed"] and living_process(found["pid"], found["started"]) is None:
             self._clean_up()
             return {}
         return found
@@ -165,8 +167,8 @@ def start(
         "memory_limit": parse_bytes(memory_limit),
     }  # fmt: skip
     if not settings.node:
-        me = psutil.Process()
-        options |= {"max_idle": MAX_IDLE, "client": [me.pid, me.create_time()]}
+        me = os.getpid()
+        options |= {"max_idle": MAX_IDLE, "client": [me, start_time(me)]}
     log = place / f"starting-{os.getpid()}-{time.monotonic_ns()}.log"
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -258,11 +260,3 @@ def _environment() -> dict[str, str]:
     if here not in known.split(os.pathsep):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [known, here]))
     return environment
-
-
-def _lives(pid: int, started: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 1.0
-    except psutil.NoSuchProcess:
-        return False

@@ -8,6 +8,6 @@ connection file (`nbmr.node.connection_file`).
 from nbmr.node.install import find_server
 from nbmr.node.node import ensure, status, stop
 from nbmr.node.presence import Presence, hold
-from nbmr.node.processes import living
+from nbmr.node.processes import identity, living, start_time
 
-__all__ = ["Presence", "ensure", "find_server", "hold", "living", "status", "stop"]
+__all__ = ["Presence", "ensure", "find_server", "hold", "identity", "living", "start_time", "status", "stop"]

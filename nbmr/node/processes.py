@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,22 +15,47 @@ from signal import SIGKILL, Signals
 
 import psutil
 
+#: Where a process's start stands in its "stat", behind its name.
+_START_TICKS = 19
+#: Seconds that no machine runs without a new start: three years.
+_LONGEST_UPTIME = 1e8
+#: Seconds by which start times of one process may differ: elsewhere than on Linux, the clock may be set.
+_TOLERANCE = 2.0
+
 
 def living(pid: int, started: float | None = None) -> psutil.Process | None:
     """Return the process of that id that started then; None where it is gone (a zombie is gone)."""
     try:
         process = psutil.Process(pid)
-        created = process.create_time()
-        recycled = started is not None and abs(created - started) > 2  # noqa: PLR2004  # the clock may be set
+        recycled = started is not None and abs(start_time(pid) - started) > _TOLERANCE
         return None if recycled or process.status() == psutil.STATUS_ZOMBIE else process
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return None
+
+
+def start_time(pid: int) -> float:
+    """Return when a process started: seconds on a scale that only compares processes of this machine.
+
+    On Linux the scale is that of the kernel, whatever the clock says: somebody may set it meanwhile, or
+    it jumps when a laptop wakes up. Each start of the machine has a scale of its own.
+
+    Raises
+    ------
+    OSError or psutil.Error
+        If there is no such process.
+    """
+    if sys.platform != "linux":
+        return psutil.Process(pid).create_time()
+    boot = int(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")[:6], 16)
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    ticks = int(stat.rpartition(")")[2].split()[_START_TICKS])
+    return boot * _LONGEST_UPTIME + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def identity(pid: int | None = None) -> dict[str, int | float]:
     """Return what tells a process from all others, by default this one; `recorded` reads it."""
     process = psutil.Process(pid)
-    return {"pid": process.pid, "started": process.create_time()}
+    return {"pid": process.pid, "started": start_time(process.pid)}
 
 
 def recorded(files: Iterable[Path]) -> list[psutil.Process]:
@@ -61,7 +87,7 @@ def gone(processes: Iterable[psutil.Process], timeout: float) -> bool:
     """Wait until these processes are gone; whether they are."""
     processes = list(processes)
     until = time.monotonic() + timeout
-    while any(living(p.pid, p.create_time()) for p in processes):
+    while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
         if time.monotonic() > until:
             return False
         time.sleep(0.02)

@@ -19,7 +19,7 @@ from nbmr.node.folder import Folder
 from nbmr.node.install import find_program, search_path
 from nbmr.node.logs import last_words, log, logged
 from nbmr.node.probe import probe
-from nbmr.node.processes import living
+from nbmr.node.processes import living, start_time
 
 #: Longest start of the server, in seconds; a loaded machine takes its time.
 START_TIMEOUT = 120.0
@@ -35,7 +35,7 @@ class Program:
     """A process that belongs to a server: a child of ours, or one that a former keeper started."""
 
     def __init__(self, process: psutil.Process, child: subprocess.Popen[bytes] | None = None) -> None:
-        self.pid, self._created = process.pid, process.create_time()
+        self.pid, self._created = process.pid, start_time(process.pid)
         self._child = child
 
     @classmethod

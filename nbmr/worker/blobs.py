@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, BinaryIO
+from weakref import WeakValueDictionary
 
 from nbmr import message, topology
 from nbmr.broker import Broker, Delivery, NotFound
@@ -44,6 +45,8 @@ class Blobs:
     def __init__(self, broker: Broker, signer: Signer, on_rejected: Callable[[ProtocolError], None]) -> None:
         self._broker, self._signer, self._on_rejected = broker, signer, on_rejected
         self._kept: OrderedDict[str, BinaryIO] = OrderedDict()
+        #: Held while a blob is read, one for each; gone when nobody has it any more.
+        self._reading: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     def open(self, job: str, reference: dict[str, Any], cancelled: Callable[[], bool]) -> int:
@@ -69,12 +72,23 @@ class Blobs:
         if not digest:
             with self._read(job, reference, cancelled) as file:
                 return os.dup(file.fileno())
-        with self._lock:
-            if digest not in self._kept:
-                self._kept[digest] = self._read(job, reference, cancelled)
+        with self._reading_lock(digest):  # slots that want the same blob wait; others go on
+            with self._lock:
+                if digest in self._kept:
+                    self._kept.move_to_end(digest)
+                    return os.dup(self._kept[digest].fileno())
+            file = self._read(job, reference, cancelled)
+            with self._lock:
+                self._kept[digest] = file
                 self._drop_old()
-            self._kept.move_to_end(digest)
-            return os.dup(self._kept[digest].fileno())
+                return os.dup(file.fileno())
+
+    def _reading_lock(self, digest: str) -> threading.Lock:
+        with self._lock:
+            lock = self._reading.get(digest)
+            if lock is None:
+                lock = self._reading[digest] = threading.Lock()
+            return lock
 
     def _drop_old(self) -> None:
         sizes = {digest: os.fstat(file.fileno()).st_size for digest, file in self._kept.items()}

@@ -7,6 +7,7 @@ back encoded results. A task covers one or more *units*: one partition of a fram
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import json
 import mmap
@@ -16,9 +17,11 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections import OrderedDict
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TextIO
 
 from nbmr import codec, shipped, tracebacks
@@ -29,6 +32,8 @@ from nbmr.worker import pipe
 _FUNCTIONS = 8
 #: prctl's option that names the signal to get when the parent dies (linux/prctl.h).
 _PR_SET_PDEATHSIG = 1
+#: How much sooner than others a task's process is ended where memory runs out, of 1000.
+_OOM_SCORE = 300
 
 
 class _Interrupt:
@@ -59,6 +64,7 @@ def main(sock: socket.socket, output: Connection) -> None:
     os.setpgrp()
     _leave_fork_server()
     _die_with_parent()
+    _die_first()
     interrupt = _Interrupt()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for number in (1, 2):
@@ -111,6 +117,12 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _die_first() -> None:
+    """Where memory runs out, have the system end the task: not the supervisor, RabbitMQ or the kernel."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+
+
 class Runner:
     """Decodes tasks, calls functions, encodes results."""
 
@@ -127,6 +139,7 @@ class Runner:
         values: list[Any] = []
         failures: list[dict[str, Any]] = []
         began = time.monotonic()
+        threads = set(threading.enumerate())
         os.pwrite(self.place, bytes(8), 0)
         try:
             with self._interrupt:
@@ -147,12 +160,26 @@ class Runner:
                 layout, parts = self._encode(values, failures)
         except BaseException as exc:  # noqa: BLE001 - the data, or the function, can't be decoded
             if self._interrupt.raised:
-                return {"op": "interrupted"}, []
+                return {"op": "interrupted", "clean": self._clean(threads, exc)}, []
             failures = [_failure(exc) | {"unit": number} for number in range(task["count"])]
             values = [None] * len(failures)
             layout, parts = self._encode(values, failures)
-        reply = {"op": "done", "layout": layout, "count": len(values), "failures_encoded": bool(failures)}
+        reply = {
+            "op": "done",
+            "clean": not self._interrupt.raised or self._clean(threads),
+            "layout": layout,
+            "count": len(values),
+            "failures_encoded": bool(failures),
+        }
         return reply | {"seconds": time.monotonic() - began}, parts
+
+    @staticmethod
+    def _clean(threads: set[threading.Thread], exc: BaseException | None = None) -> bool:
+        """Whether an interrupted task leaves this process fit for others: no thread, no half import."""
+        if set(threading.enumerate()) - threads:
+            return False
+        trace = exc.__traceback__ if exc else None
+        return not any(frame.f_code.co_name == "<module>" for frame, _ in traceback.walk_tb(trace))
 
     def _run_units(
         self,

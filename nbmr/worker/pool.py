@@ -21,13 +21,14 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from nbmr.node import identity
 from nbmr.worker.cleaner import clean_after
 
-#: A worker that dies more often than this within a minute is not replaced any more.
-_MOST_DEATHS = 10
-_MINUTE = 60.0
+#: Deaths within a minute after which the pool ends: this many, or as many as there are workers.
+MOST_DEATHS = 10
+MINUTE = 60.0
+#: Seconds before a dead worker is replaced: the first at once, later ones after waits that double.
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
 
 
 class Pool:
@@ -51,7 +52,13 @@ class Pool:
         self._workers: dict[int, subprocess.Popen[str]] = {}
         self._ready: set[int] = set()
         self._leaving: set[int] = set()
-        self._deaths: deque[float] = deque(maxlen=_MOST_DEATHS)
+        self._deaths: deque[float] = deque()
+        #: What the last worker said that failed.
+        self._last_words = ""
+        #: Whether a worker was ever ready, so that nothing is wrong with the options.
+        self._began = False
+        #: Workers to be started after a back-off.
+        self._due = 0
         self._stopping = False
         self._failed = ""
 
@@ -60,7 +67,7 @@ class Pool:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, lambda n, _frame: self._events.put((signal.Signals(n).name, None, "")))
         self._adjust()
-        while self._workers:
+        while self._workers or (self._due and not self._stopping):
             self._tell()
             self._handle(*self._events.get())
         self._wish.unlink(missing_ok=True)
@@ -72,7 +79,11 @@ class Pool:
         return 0
 
     def _handle(self, event: str, worker: subprocess.Popen[str] | None, text: str) -> None:
-        if event == "SIGHUP":
+        if event == "replace":
+            self._due -= 1
+            if not self._stopping:
+                self._adjust()
+        elif event == "SIGHUP":
             if self._wish.exists():  # a hang-up of a terminal says nothing
                 self._count = int(self._wish.read_text())
                 self._adjust()
@@ -82,11 +93,12 @@ class Pool:
             self._stopping = True
         elif event == "ready":
             self._ready.add(worker.pid)
+            self._began = True
         elif event == "failed":
-            self._failed = text
-            self._stopping = True
-            for process in self._workers.values():
-                process.terminate()
+            if self._began:
+                self._last_words = text  # it may be this worker's trouble alone: another takes its place
+            else:
+                self._give_up(text)
         else:
             self._on_exit(worker)
 
@@ -100,15 +112,33 @@ class Pool:
         if worker.returncode == 0:  # it had nothing to do for long enough
             self._count -= 1
             return
+        self._replace(worker.returncode)
+
+    def _replace(self, status: int) -> None:
+        """Start another worker for one that died, the later the more have died; or give up."""
         now = time.monotonic()
-        if len(self._deaths) == _MOST_DEATHS and now - self._deaths[0] < _MINUTE:
-            self._failed = f"workers keep dying, at last with status {worker.returncode}"
-            self._stopping = True
-            for process in self._workers.values():
-                process.terminate()
-            return
+        while self._deaths and now - self._deaths[0] > MINUTE:
+            self._deaths.popleft()
         self._deaths.append(now)
-        self._adjust()
+        count = len(self._deaths)
+        if count > max(MOST_DEATHS, self._count):
+            why = f"{count} of them died within a minute, the last of {_cause(status)}."
+            self._give_up(f"{why} {self._last_words}".strip())
+        elif count <= self._count:
+            self._adjust()
+        else:
+            self._due += 1
+            seconds = min(FIRST_BACKOFF * 2 ** (count - self._count - 1), LONGEST_BACKOFF)
+            timer = threading.Timer(seconds, self._events.put, [("replace", None, "")])
+            timer.daemon = True
+            timer.start()
+
+    def _give_up(self, why: str) -> None:
+        """End all workers, and tell why."""
+        self._failed = why
+        self._stopping = True
+        for process in self._workers.values():
+            process.terminate()
 
     def _adjust(self) -> None:
         """Start workers, or let some go."""
@@ -116,7 +146,7 @@ class Pool:
         for worker in staying[self._count :]:
             self._leaving.add(worker.pid)
             worker.terminate()
-        for _ in range(self._count - len(staying)):
+        for _ in range(self._count - len(staying) - self._due):
             self._start()
 
     def _start(self) -> None:
@@ -146,8 +176,7 @@ class Pool:
     def _tell(self) -> None:
         """Write how it goes; by another name first, so that nobody reads half of it."""
         state = {
-            "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
+            **identity(),
             "queue": self._options["queue"],
             "count": self._count,
             "workers": [pid for pid in self._workers if pid not in self._leaving],
@@ -157,6 +186,16 @@ class Pool:
         new = self._file.with_suffix(".new")
         new.write_text(json.dumps(state))
         new.replace(self._file)
+
+
+def _cause(status: int) -> str:
+    """Name what ended a process."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Sequence
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
@@ -67,6 +67,8 @@ class Child:
     def __init__(self) -> None:
         from nbmr.worker import child  # noqa: PLC0415 - its imports are the child's, not the supervisor's
 
+        #: Where the child notes which unit of its task it is at; a file, since that outlives the child.
+        self._place = _small_file()
         self.sock, theirs = socket.socketpair()
         for end in (self.sock, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
@@ -74,14 +76,17 @@ class Child:
         self._unit = 0
         self._lines: deque[str] = deque(maxlen=OUTPUT_LINES)
         self._partial = b""
-        #: Where the child notes which unit of its task it is at; a file, since that outlives the child.
-        self._place = tempfile.TemporaryFile(prefix="nbmr-")  # noqa: SIM115 - it is closed with the child
-        context = fork_server()
-        with _start_lock:
-            self._process = context.Process(target=child.main, args=(theirs, writer), daemon=True)
-            self._process.start()
-        theirs.close()
-        writer.close()
+        try:
+            with _start_lock:
+                self._process = fork_server().Process(target=child.main, args=(theirs, writer), daemon=True)
+                self._process.start()
+        except BaseException:
+            self._free()
+            raise
+        finally:
+            theirs.close()
+            writer.close()
+        self._fork_server = _fork_server_pid()
         os.set_blocking(self.output.fileno(), False)
         self.pid: int = self._process.pid or 0
         self.sock.settimeout(START_SECONDS)
@@ -91,12 +96,10 @@ class Child:
             self.close()
             raise EOFError(self.last_output or str(exc)) from exc
         self.sock.settimeout(None)
-        pipe.send(self.sock, {}, files=[self._place.fileno()])
+        pipe.send(self.sock, {}, files=[self._place])
 
     def send(self, header: dict[str, Any], parts: Sequence[Buffer], files: Sequence[int]) -> None:
-        """Hand over a task; what the last one printed is forgotten."""
-        self.read_output()
-        self._lines.clear()
+        """Hand over a task."""
         pipe.send(self.sock, header, parts, files)
 
     def read_output(self) -> bool:
@@ -113,7 +116,14 @@ class Child:
             for line in lines:
                 text = line.decode(errors="replace")
                 self._lines.append(text[:OUTPUT_CHARACTERS])
-                sys.stderr.write(text + "\n")  # the worker's own log
+                with contextlib.suppress(OSError):  # the disk is full: the task goes on without this log
+                    sys.stderr.write(text + "\n")  # the worker's own log
+
+    def forget_output(self) -> None:
+        """Forget what was printed so far."""
+        self.read_output()
+        self._lines.clear()
+        self._partial = b""
 
     @property
     def last_output(self) -> str:
@@ -124,10 +134,6 @@ class Child:
     def unit(self) -> int:
         """Return which unit of its task the child was at when it ended."""
         return self._unit
-
-    def adopt_output(self, other: Child) -> None:
-        """Keep the last lines of the child that this one replaces, for the story of its death."""
-        self._lines, self._partial = other._lines, other._partial
 
     def memory(self) -> int:
         """Bytes of memory that the child holds; 0 if it is gone."""
@@ -141,11 +147,22 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGINT)
 
+    def descendants(self) -> list[psutil.Process]:
+        """Return the processes that the task started, in other process groups too."""
+        try:
+            return psutil.Process(self.pid).children(recursive=True)
+        except psutil.Error:
+            return []
+
     def kill(self) -> None:
         """End the child, and the processes that its task started."""
+        started = self.descendants()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.kill()
+        for process in started:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     def cause_of_death(self) -> str:
         """Wait for the child's end and tell it: a signal's name or an exit code."""
@@ -158,6 +175,8 @@ class Child:
                 return signal.Signals(-code).name
             except ValueError:
                 return f"signal {-code}"
+        if not _runs(self._fork_server):  # then nobody knows the code, and the child was killed with it
+            return "SIGKILL, with its fork server"
         return f"exit code {code}"
 
     def close(self) -> None:
@@ -165,8 +184,30 @@ class Child:
         self.kill()
         self._process.join(5)
         self.read_output()
-        self._unit = int.from_bytes(os.pread(self._place.fileno(), PLACE_BYTES, 0), "big")
-        self._place.close()
+        self._unit = int.from_bytes(os.pread(self._place, PLACE_BYTES, 0), "big")
+        self._free()
+        self._process.close()
+
+    def _free(self) -> None:
+        os.close(self._place)
         self.sock.close()
         self.output.close()
-        self._process.close()
+
+
+def _small_file() -> int:
+    """Open a file without a name; in memory where possible, so that a full disk is no trouble."""
+    if sys.platform == "linux":
+        return os.memfd_create("nbmr-place")
+    with tempfile.TemporaryFile(prefix="nbmr-") as file:
+        return os.dup(file.fileno())
+
+
+def _fork_server_pid() -> int:
+    return int(forkserver._forkserver._forkserver_pid or 0)  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

@@ -6,14 +6,11 @@ task is delivered again.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
 import queue
 import secrets
-import selectors
-import socket
 import threading
 import time
 from collections import Counter
@@ -24,19 +21,16 @@ from nbmr import message, topology, versions
 from nbmr.broker import Body, Consumer, Delivery, DeliveryExpired
 from nbmr.errors import BrokerError, ProtocolError
 from nbmr.message import Message
-from nbmr.worker import pipe
 from nbmr.worker.blobs import BlobGone
-from nbmr.worker.process import Child
+from nbmr.worker.guard import Died, Guard, Stopped
 
 if TYPE_CHECKING:
     from nbmr.worker.worker import Worker
 
-#: Seconds that an interrupted task has to end by itself, before its process is killed.
-GRACE_SECONDS = 0.5
 #: Seconds that the last results of an ending worker may take to be stored.
 LAST_ANSWER_SECONDS = 30.0
-#: Seconds between two looks at a running child's memory.
-MEMORY_SECONDS = 0.2
+#: Seconds before a task that this worker can't run goes back: time for another worker to be free.
+UNFIT_SECONDS = 1.0
 
 #: What a child is told of a task.
 _FOR_CHILD = (
@@ -56,33 +50,22 @@ TASK_FIELDS = frozenset(_FOR_CHILD) | {"start", "rows", "queue", "timeout", "ver
 _log = logging.getLogger(__name__)
 
 
-class _ChildDied(Exception):
-    """The child died under its task; says of what, and at which of the task's units."""
-
-    def __init__(self, cause: str, unit: int = 0) -> None:
-        super().__init__(cause)
-        self.unit = unit
-
-
-class _Stopped(Exception):
-    """The task was ended on purpose: ``"cancelled"``, by its ``"timeout"``, or since it ``"expired"``."""
+class _Unfit(Exception):
+    """The task can't be run by this worker, but perhaps by another; says why."""
 
 
 class Slot(threading.Thread):
-    """A thread that owns one child process and one subscription to the queue of tasks."""
+    """A thread that owns one guarded child process and one subscription to the queue of tasks."""
 
     def __init__(self, worker: Worker, number: int) -> None:
         super().__init__(name=f"slot {number}", daemon=True)
         self._worker = worker
-        self._child: Child | None = None
+        self._guard = Guard(worker.memory_limit)
         self._inbox: queue.SimpleQueue[Delivery | DeliveryExpired | None] = queue.SimpleQueue()
         #: Set while there is no subscription: RabbitMQ ended it, and took the delivery back.
         self._expired: DeliveryExpired | None = None
         self._consumer: Consumer | None = None
         self._job = ""
-        self._wake, self._waker = socket.socketpair()
-        self._wake.setblocking(False)
-        self._receiver = pipe.Receiver()
         #: Results that are sent and not confirmed yet.
         self._unsettled = 0
         self._all_settled = threading.Condition()
@@ -93,28 +76,31 @@ class Slot(threading.Thread):
     def cancel(self, job: str) -> None:
         """End the running task if it belongs to that job."""
         if self._job == job:
-            self._waker.send(b"c")
+            self._guard.wake()
 
     def drain(self) -> None:
         """Take no more tasks, finish the running one, and end."""
         if self._consumer:
             self._consumer.cancel()
-        self._inbox.put(None)
+        self._put(None)
 
     def kill(self) -> None:
         """End the child at once."""
-        if self._child:
-            self._child.kill()
+        self._guard.kill()
+
+    def _put(self, item: Delivery | DeliveryExpired | None) -> None:
+        self._inbox.put(item)
+        self._guard.wake()
 
     # ---------------------------------------------------------------- in its own thread
 
     def run(self) -> None:
         """Take tasks until drained."""
         try:
-            self._child = Child()
+            self._guard.start()
             self._subscribe()
             self.ready.set()
-            while (item := self._inbox.get()) is not None:
+            while (item := self._next()) is not None:
                 if isinstance(item, DeliveryExpired):
                     self._subscribe()
                 else:
@@ -129,14 +115,13 @@ class Slot(threading.Thread):
                 self._all_settled.wait_for(lambda: not self._unsettled, LAST_ANSWER_SECONDS)
             if self._consumer:
                 self._consumer.close()
-            if self._child:
-                self._child.close()
+            self._guard.close()
 
     def _subscribe(self) -> None:
         self._expired = None
         self._consumer = self._worker.broker.consume(
             topology.task_queue(self._worker.queue),
-            self._inbox.put,
+            self._put,
             prefetch=topology.PREFETCH,
             on_lost=self._on_lost,
         )
@@ -145,10 +130,16 @@ class Slot(threading.Thread):
         """Note that RabbitMQ has ended the subscription; in the I/O thread."""
         if isinstance(error, DeliveryExpired):
             self._expired = error
-            self._inbox.put(error)
-            self._waker.send(b"e")
+            self._put(error)
         else:
             self._worker.lose(error)
+
+    def _next(self) -> Delivery | DeliveryExpired | None:
+        """Wait for a delivery, with a child that is ready for it; None to end."""
+        self._guard.start()
+        while self._inbox.empty():
+            self._guard.idle()
+        return self._inbox.get()
 
     def _take(self, delivery: Delivery) -> None:
         worker = self._worker
@@ -159,7 +150,6 @@ class Slot(threading.Thread):
             delivery.ack()
             return
         self._job = task.job
-        self._drain_wakes()
         try:
             with worker.at_work():
                 if not worker.wanted(task):
@@ -175,7 +165,8 @@ class Slot(threading.Thread):
     def _answer(self, task: Message, delivery: Delivery) -> None:
         worker = self._worker
         attempt = delivery.returned + 1
-        who = worker.identity | {"pid": self._child.pid if self._child else 0, "run": ""}
+        who = worker.identity | {"pid": self._guard.pid, "run": ""}
+        self._guard.forget_output()
         problem = versions.mismatch(task.fields["versions"], versions.local_versions())
         if problem:
             body = self._failed(task, who, "versions", problem, attempt)
@@ -183,23 +174,26 @@ class Slot(threading.Thread):
             worker.log(task, "started", attempt=attempt, **who)
             try:
                 body = self._run(task, who, attempt)
-            except _Stopped as stop:
+            except Stopped as stop:
                 if stop.args[0] == "cancelled":
                     delivery.ack()
                     return
-                if stop.args[0] == "expired":
-                    body = self._failed(task, who, "timeout", f"ran longer than {self._expired}", attempt)
-                else:
-                    limit = f"ran longer than its timeout of {task.fields['timeout']:g} s"
-                    body = self._failed(task, who, "timeout", limit, attempt + task.fields["retries"])
-            except _ChildDied as death:
-                cause = str(death)
+                body = self._too_long(task, who, stop.args[0], attempt)
+            except (Died, _Unfit) as trouble:
                 if attempt < topology.ATTEMPTS:
-                    worker.log(task, "died", attempt=attempt, cause=cause, output=self._output, **who)
+                    worker.log(
+                        task,
+                        "died",
+                        attempt=attempt,
+                        cause=str(trouble),
+                        output=self._guard.last_output,
+                        **who,
+                    )
+                    if isinstance(trouble, _Unfit):
+                        time.sleep(UNFIT_SECONDS)
                     delivery.give_back()
                     return
-                summary = f"its worker process died {attempt} times, at last of {cause}"
-                body = self._failed(task, who, "lost", summary, attempt)
+                body = self._failed(task, who, "lost", _story(attempt, trouble), attempt)
             except BlobGone:
                 delivery.ack()
                 return
@@ -233,8 +227,15 @@ class Slot(threading.Thread):
 
     def _failed(self, task: Message, who: dict[str, Any], reason: str, summary: str, attempt: int) -> Body:
         """Make an answer that says why all of a task's units have failed."""
-        why = {"reason": reason, "summary": summary, "attempts": attempt, "output": self._output}
+        why = {"reason": reason, "summary": summary, "attempts": attempt, "output": self._guard.last_output}
         return self._sealed(task, who, all_failed=why)
+
+    def _too_long(self, task: Message, who: dict[str, Any], why: str, attempt: int) -> Body:
+        """Make an answer that says which limit the task ran into."""
+        if why == "expired":
+            return self._failed(task, who, "timeout", f"ran longer than {self._expired}", attempt)
+        limit = f"ran longer than its timeout of {task.fields['timeout']:g} s"
+        return self._failed(task, who, "timeout", limit, attempt + task.fields["retries"])
 
     def _sealed(self, task: Message, who: dict[str, Any], **failures: Any) -> Body:
         """Make an answer that holds nothing but failures."""
@@ -250,10 +251,6 @@ class Slot(threading.Thread):
             **who,
         )
 
-    @property
-    def _output(self) -> str:
-        return self._child.last_output if self._child else ""
-
     def _run(self, task: Message, who: dict[str, Any], attempt: int) -> Body:
         """Have a task run, again if it timed out and may be retried; return the sealed answer.
 
@@ -265,22 +262,21 @@ class Slot(threading.Thread):
         while True:
             try:
                 return self._run_once(task, who, attempt, lost)
-            except _Stopped as stop:
+            except Stopped as stop:
                 if stop.args[0] != "timeout" or not retries:
                     raise
                 retries -= 1
-            except _ChildDied as death:
+            except Died as death:
                 if task.fields["count"] == 1:
                     raise
                 deaths[death.unit] += 1
-                times = deaths[death.unit]
+                times, output = deaths[death.unit], self._guard.last_output
                 if times < topology.ATTEMPTS:
                     self._worker.log(
-                        task, "died", attempt=times, cause=str(death), output=self._output, **who
+                        task, "died", attempt=times, unit=death.unit, cause=str(death), output=output, **who
                     )
                     continue
-                summary = f"its worker process died {times} times, at last of {death}"
-                why = {"reason": "lost", "summary": summary, "attempts": times, "output": self._output}
+                why = {"reason": "lost", "summary": _story(times, death), "attempts": times, "output": output}
                 lost[death.unit] = why | {"unit": death.unit}
                 if task.fields["stop_at_error"]:
                     return self._sealed(task, who, failures=list(lost.values()))
@@ -288,9 +284,7 @@ class Slot(threading.Thread):
     def _run_once(
         self, task: Message, who: dict[str, Any], attempt: int, lost: dict[int, dict[str, Any]]
     ) -> Body:
-        if self._child is None:
-            self._child = Child()
-        who |= {"pid": self._child.pid, "run": secrets.token_hex(8)}
+        who |= {"pid": self._guard.pid, "run": secrets.token_hex(8)}
         fields = task.fields
         files: list[int] = []
         try:
@@ -299,16 +293,18 @@ class Slot(threading.Thread):
                 "layout": fields.get("layout", []),
                 "skip": sorted(lost),
             }
-            self._child.send(header, [task.payload], files)
-            reply = self._wait(task)
+            reply = self._guard.run(
+                header, [task.payload], files, fields["timeout"], lambda: self._why_stop(task)
+            )
             return self._receive(task, reply, who, attempt, lost)
-        except BrokerError:
-            raise
-        except (EOFError, OSError) as exc:
-            raise self._bury() from exc
         finally:
             for file in files:
                 os.close(file)
+
+    def _why_stop(self, task: Message) -> str:
+        if not self._worker.wanted(task):
+            return "cancelled"
+        return "expired" if self._expired else ""
 
     def _open_blobs(self, task: Message, files: list[int]) -> None:
         """Add the files of the task's large payloads, function first, to those that are open."""
@@ -320,69 +316,10 @@ class Slot(threading.Thread):
                             task.job, reference, lambda: not self._worker.wanted(task, look=True)
                         )
                     )
-                except OSError as exc:
-                    raise BrokerError(f"a large payload can't be kept on this worker: {exc}") from exc
-
-    def _wait(self, task: Message) -> dict[str, Any]:
-        """Wait for the child's answer, with an eye on everything that may end the task before."""
-        child = self._child
-        assert child is not None  # noqa: S101 - for the type checker
-        timeout, limit = task.fields["timeout"], self._worker.memory_limit
-        deadline = time.monotonic() + timeout if timeout else None
-        with selectors.DefaultSelector() as selector:
-            for file in (child.sock, child.output, self._wake):
-                selector.register(file, selectors.EVENT_READ)
-            while True:
-                patience = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if limit:
-                    patience = min(MEMORY_SECONDS, MEMORY_SECONDS if patience is None else patience)
-                ready = {key.fileobj for key, _ in selector.select(patience)}
-                if child.output in ready and not child.read_output():
-                    selector.unregister(child.output)
-                if child.sock in ready:
-                    reply, _ = pipe.receive_header(child.sock)
-                    return reply
-                if self._wake in ready:
-                    self._drain_wakes()
-                    self._stop_if_unwanted(task)
-                if deadline is not None and time.monotonic() >= deadline:
-                    self._stop_task("timeout")
-                if limit and child.memory() > limit:
-                    child.kill()
-                    raise self._bury(f"its memory limit of {limit / 1e6:.0f} MB")
-
-    def _stop_if_unwanted(self, task: Message) -> None:
-        if not self._worker.wanted(task):
-            self._stop_task("cancelled")
-        if self._expired:
-            self._stop_task("expired")
-
-    def _stop_task(self, why: str) -> None:
-        """Interrupt the task; if it doesn't end by itself, kill its process."""
-        child = self._child
-        assert child is not None  # noqa: S101 - for the type checker
-        child.interrupt()
-        child.sock.settimeout(GRACE_SECONDS)
-        try:
-            reply, _ = pipe.receive_header(child.sock)
-            child.sock.settimeout(None)
-            pipe.receive(child.sock, reply["size"])  # it was done just before; too late
-            child.read_output()
-        except (OSError, EOFError):
-            child.kill()
-            self._bury("it did not stop")
-        raise _Stopped(why)
-
-    def _bury(self, cause: str = "") -> _ChildDied:
-        """Replace the child at once; return the event that tells of what it died."""
-        child, self._child = self._child, None
-        if child is None:
-            return _ChildDied(cause or "it could not be started")
-        cause = cause or child.cause_of_death()
-        child.close()
-        self._child = Child()
-        self._child.adopt_output(child)
-        return _ChildDied(cause, child.unit())
+                except BlobGone:
+                    raise
+                except (OSError, BrokerError) as exc:
+                    raise _Unfit(f"a large payload could not be kept on this worker: {exc}") from exc
 
     def _receive(
         self,
@@ -393,8 +330,7 @@ class Slot(threading.Thread):
         lost: dict[int, dict[str, Any]],
     ) -> Body:
         """Take the child's encoded result and seal it; a large one goes ahead in chunks."""
-        child, worker = self._child, self._worker
-        assert child is not None  # noqa: S101 - for the type checker
+        guard, worker = self._guard, self._worker
         fields: dict[str, Any] = who | {
             "start": task.fields["start"],
             "count": reply.get("count", 0),
@@ -405,15 +341,15 @@ class Slot(threading.Thread):
             "attempt": attempt,
             "seconds": reply.get("seconds", 0.0),
         }
-        if reply["op"] == "interrupted":  # by somebody else's signal
-            raise self._bury_alive()
         size = reply["size"]
         if size <= topology.MESSAGE_BYTES:
-            body = self._receiver.receive(child.sock, size)
+            body = guard.receive(size)
         else:
             log, stored = topology.job_log(task.job), []
             for offset in range(0, size, topology.CHUNK_BYTES):
-                chunk = self._receiver.receive(child.sock, min(topology.CHUNK_BYTES, size - offset))
+                if not worker.wanted(task):
+                    guard.stop_sending()
+                chunk = guard.receive(min(topology.CHUNK_BYTES, size - offset))
                 sealed = message.seal_raw(
                     worker.signer, "chunk", [chunk], job=task.job, task=task.task, run=who["run"],
                     offset=offset, total=size,
@@ -423,17 +359,14 @@ class Slot(threading.Thread):
                 chunk_stored.result()
             body = memoryview(b"")
             fields["chunked"] = size
-        child.read_output()
+        guard.read_output()
         if fields["failures"] or fields["failures_encoded"]:
-            fields |= {"rows": task.fields["rows"], "output": child.last_output}
+            fields |= {"rows": task.fields["rows"], "output": guard.last_output}
         return message.seal_raw(worker.signer, "result", [body], job=task.job, task=task.task, **fields)
 
-    def _bury_alive(self) -> _ChildDied:
-        if self._child:
-            self._child.kill()
-        return self._bury("a SIGINT from outside")
 
-    def _drain_wakes(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._wake.recv(64):
-                pass
+def _story(times: int, last: Died | _Unfit) -> str:
+    """Tell why a task is lost."""
+    if isinstance(last, Died):
+        return f"its worker process died {times} times, at last of {last}"
+    return f"{times} attempts could not begin, at last because {last}"

@@ -290,17 +290,23 @@ class Worker:
             return
         why = {
             "reason": "lost",
-            "summary": f"its worker died {topology.ATTEMPTS} times",
+            "summary": (
+                f"{topology.ATTEMPTS} workers took it and never answered:"
+                " they were killed, or lost their connection to RabbitMQ"
+            ),
             "attempts": topology.ATTEMPTS,
         }
         fields: dict[str, Any] = self.identity | {
             "start": task.fields["start"],
             "count": task.fields["count"],
             "all_failed": why,
+            "given_back_too_often": True,
             "rows": task.fields["rows"],
             "run": "",
             "pid": 0,
         }
         body = message.seal_raw(self.signer, "result", job=task.job, task=task.task, **fields)
         stored = self.broker.append(topology.job_log(task.job), body, urgent=True)
-        stored.add_done_callback(lambda _: delivery.ack())
+        stored.add_done_callback(
+            lambda future: delivery.give_back() if future.exception() else delivery.ack()
+        )

@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import threading
 import time
 
 import pytest
 
 import nbmr
+from nbmr import node
 
 #: Seconds from the stop until the only worker has answered the next call. One is promised; machines are busy.
 SOON = 2.0
 
 KERNEL = """
-import hashlib, os, signal, sys, threading, time
+import hashlib, os, signal, subprocess, sys, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # even if the tests run in the background
 from pathlib import Path
 import numpy as np
@@ -44,7 +46,28 @@ def deaf():
         except BaseException:
             pass
 
+def in_a_lock():
+    with lock:
+        time.sleep(60)
+
+def children():
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    for new_session in (False, True):
+        note(subprocess.Popen(command, start_new_session=new_session).pid)
+    time.sleep(60)
+
+def threads():
+    note(os.getpid())
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    time.sleep(60)
+
+def note(pid):
+    with open(pids, "a") as file:
+        file.write(f"{pid}\\n")
+
 def fn(x, work, started):
+    global lock, pids
+    lock, pids = threading.Lock(), started + ".pids"
     with open(started, "a") as file:
         file.write(f"{x}\\n")
     work()
@@ -58,6 +81,11 @@ with nbmr.Client() as client:
         out = client.map([1, 2], lambda x: x + 1, queue=queue, progress=False)
         print(out, time.monotonic() - stopped, flush=True)
 """
+
+
+WORKS = ["sleep", "in_a_lock", "spin", "wait", "c_code", "hogs_the_gil", "deaf"]
+#: How many processes these note down.
+PIDS = {"children": 2, "threads": 1}
 
 
 def note(file, text):
@@ -75,11 +103,14 @@ def one_worker(client, queue):
         yield queue
 
 
-@pytest.mark.parametrize("work", ["sleep", "spin", "wait", "c_code", "hogs_the_gil", "deaf"])
+@pytest.mark.parametrize("work", [*WORKS, "children", "threads"])
 def test_ctrl_c_ends_the_running_task(one_worker, start, tmp_path, eventually, work):
     started = tmp_path / "started"
     kernel = start("-c", KERNEL, one_worker, work, str(started))
     eventually(lambda: lines(started))
+    pids = tmp_path / "started.pids"
+    if work in PIDS:
+        eventually(lambda: len(lines(pids)) == PIDS[work])
     stopped = time.monotonic()
     kernel.send_signal(signal.SIGINT)
     out, err = kernel.communicate(timeout=30)
@@ -88,6 +119,7 @@ def test_ctrl_c_ends_the_running_task(one_worker, start, tmp_path, eventually, w
     assert out.startswith("[2, 3]")
     assert len(lines(started)) == 1  # what was queued behind it never ran
     assert took < SOON + 0.5, f"{took:.2f} s, of which the next call waited {out}"
+    assert not [pid for pid in lines(pids) if node.living(int(pid))]  # what it had started has ended, too
 
 
 def test_ctrl_c_while_no_worker_listens(client, queue, start):
@@ -141,6 +173,60 @@ def test_cancel_ends_what_runs_and_drops_what_is_queued(client, one_worker, tmp_
     assert len(lines(started)) == 1
 
 
+def test_cancel_from_another_thread(client, one_worker, tmp_path, eventually):
+    """Whoever waits for the result is told at once, and the same worker takes the next job."""
+    started = tmp_path / "started"
+    job = client.submit(
+        range(5), lambda x: note(started, x) or time.sleep(30), queue=one_worker, partitions=5
+    )
+
+    def cancel():
+        eventually(lambda: lines(started))
+        job.cancel()
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    with pytest.raises(nbmr.JobCancelled):
+        job.result(20)
+    stopped = time.monotonic()
+    assert client.map([1], lambda x: x, queue=one_worker) == [1]
+    assert time.monotonic() - stopped < SOON
+    canceller.join()
+    assert len(lines(started)) == 1
+
+
+def test_cancel_while_a_huge_result_is_sent(client, one_worker, eventually):
+    """Its rest is not waited for."""
+    (before,) = client.map([1], lambda _: os.getpid(), queue=one_worker)
+    job = client.submit([0], lambda _: bytes(700_000_000), queue=one_worker)
+    eventually(lambda: job.progress.bytes_received > 0)
+    stopped = time.monotonic()
+    job.cancel()
+    (after,) = client.map([1], lambda _: os.getpid(), queue=one_worker)
+    assert time.monotonic() - stopped < SOON
+    assert after != before  # it was ended in the midst of it
+
+
+def test_cancel_in_the_midst_of_an_import(client, one_worker, tmp_path, eventually):
+    """A module that is half imported would not be imported again by the next task."""
+    (tmp_path / "slow_module.py").write_text(
+        f"open({str(tmp_path / 'on')!r}, 'w').close(); import time; time.sleep(30)"
+    )
+
+    def slow(folder):
+        import sys
+
+        sys.path.insert(0, folder)
+        import slow_module  # noqa: F401
+
+    (before,) = client.map([1], lambda _: os.getpid(), queue=one_worker)
+    job = client.submit([str(tmp_path)], slow, queue=one_worker)
+    eventually((tmp_path / "on").exists)
+    job.cancel()
+    (after,) = client.map([1], lambda _: os.getpid(), queue=one_worker)
+    assert after != before
+
+
 def test_cancel_one_job_of_two(client, tmp_path, eventually):
     started = tmp_path / "started"
     long = client.submit(range(30), lambda x: note(started, x) or time.sleep(20), partitions=30)
@@ -186,3 +272,41 @@ def test_a_cancelled_task_does_not_leak_into_the_next(client, one_worker, tmp_pa
         eventually(lambda job=job: job.progress.running or job.progress.done)
         job.cancel()
         assert client.map([1, 2], lambda x: x, queue=one_worker) == [1, 2]
+
+
+GUARD = """
+import os, time
+from nbmr import codec
+from nbmr.worker.cleaner import clean_after
+from nbmr.worker.guard import Guard, Stopped
+
+def run(guard, fn, wanted):
+    function, data = codec.encode_function(fn, (), {}), codec.encode([1])
+    parts = [*function, *data]
+    header = {
+        "inline": len(function), "function": repr(fn), "function_layout": [], "function_blob": None,
+        "data_layout": [], "retries": 0, "count": 1, "stop_at_error": True, "skip": [],
+        "layout": codec.layout(parts),
+    }
+    return guard.run(header, codec.pieces(parts), [], None, wanted)
+
+guard = Guard()
+guard.start()
+try:
+    guard.wake()
+    try:
+        run(guard, lambda x: time.sleep(60), lambda: False)
+    except Stopped as stop:
+        print(stop)
+    guard.wake()
+    print(run(guard, lambda x: x, lambda: True)["op"])
+finally:
+    guard.close()
+    clean_after(os.getpid())
+"""
+
+
+def test_a_cancel_just_before_the_task_begins(start):
+    """When it is too late to drop the task, and too early to interrupt it."""
+    out, err = start("-c", GUARD).communicate(timeout=30)
+    assert out == "cancelled\ndone\n", err

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
 import signal
+import subprocess
 import sys
 import time
 
@@ -274,6 +276,33 @@ def test_timeout(client, tmp_path):
     assert client.map([1, 2], lambda x: x, timeout=5) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: time.sleep(30),
+        lambda: [None for _ in iter(int, 1)],
+        lambda: hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 300_000_000),
+        lambda: sum(range(10**11)),
+        lambda: subprocess.run(["sleep", "30"], check=True),
+    ],
+    ids=["sleep", "loop", "C code", "C code with the GIL", "another program"],
+)
+def test_timeout_of_all_that_takes_long(client, work):
+    """It names the partition; each try has the whole time; the neighbours are done."""
+    began = time.monotonic()
+    with pytest.warns(RuntimeWarning, match="1 of 4 failed"):
+        out = client.map(
+            range(4), lambda x: work() if x == 2 else x, timeout=1, retries=1, on_error="keep", partitions=4
+        )
+    took = time.monotonic() - began
+    failure = out[2]
+    assert out[:2] + out[3:] == [0, 1, 3]
+    assert (failure.reason, failure.partition, failure.attempts) == ("timeout", 2, 2)
+    assert isinstance(failure.error(), nbmr.TaskTimeout)
+    assert "partition 2" in str(failure.error())
+    assert 2 <= took < 10
+
+
 def test_timeout_of_a_task_that_does_not_let_itself_be_interrupted(client):
     def fn(_):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -293,7 +322,7 @@ def test_timeout_with_retries_and_keep(client, tmp_path):
         return x
 
     with pytest.warns(RuntimeWarning, match="1 of 3"):
-        out = client.map(range(3), fn, timeout=0.3, retries=1, on_error="keep", partitions=3)
+        out = client.map(range(3), fn, timeout=1, retries=1, on_error="keep", partitions=3)
     assert out[1:] == [1, 2]
     assert (out[0].reason, out[0].attempts) == ("timeout", 2)
     assert [len(lines(tmp_path / str(x))) for x in range(3)] == [2, 2, 1]

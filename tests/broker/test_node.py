@@ -213,7 +213,7 @@ def test_a_killed_keeper_is_replaced_and_its_server_kept(other_home, monkeypatch
         assert (
             dataclasses.replace(new, keeper_pid=info.keeper_pid, keeper_started=info.keeper_started) == info
         )
-        assert [p for p in before if not node.living(p.pid, p.create_time())] == []
+        assert [p for p in before if not p.is_running()] == []
         assert node.ensure() == new
         assert ch.basic_get("kept", auto_ack=True)[2] == b"a job"  # on a connection from before
         ch.connection.close()
@@ -244,7 +244,7 @@ def test_stop_ends_everything_and_the_workers(info):
     pools = [python(code.format(on_term), start_new_session=True) for on_term in ("SIG_DFL", "SIG_IGN")]
     for pool in pools:
         assert pool.stdout.readline() == "1\n"
-        record = {"pid": pool.pid, "started": psutil.Process(pool.pid).create_time()}
+        record = {"pid": pool.pid, "started": node.start_time(pool.pid)}
         (Path(info.data_dir) / "pools" / f"{pool.pid}.json").write_text(json.dumps(record))
     before = family(info)
     assert node.stop()

@@ -13,6 +13,7 @@ import pytest
 from nbmr import pools
 from nbmr.config import Settings
 from nbmr.errors import ConfigError, WorkerError
+from nbmr.node import start_time
 from nbmr.pools import Pool, parse_bytes
 from nbmr.worker import pool as pool_process
 
@@ -35,7 +36,7 @@ def sleeper():
 def tell(settings, process, **other):
     """Write a pool's file, as the pool itself would."""
     state = {
-        "pid": process.pid, "started": process.create_time(), "queue": "default", "count": 2,
+        "pid": process.pid, "started": start_time(process.pid), "queue": "default", "count": 2,
         "workers": [11, 12], "ready": [11, 12], "failed": "",
     } | other  # fmt: skip
     file = pools.folder(settings) / f"{process.pid}.json"
@@ -225,13 +226,57 @@ def test_it_replaces_none_that_had_nothing_to_do(pool):
     assert len(pool._workers) == pool._count == 1
 
 
-def test_it_gives_up_when_they_keep_dying(pool):
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds of each timer that was started; it rings at once."""
+    waits = []
+
+    class Timer:
+        def __init__(self, seconds, call, arguments):
+            waits.append(seconds)
+            self.start = lambda: call(*arguments)
+
+    monkeypatch.setattr(pool_process.threading, "Timer", Timer)
+    return waits
+
+
+def test_it_backs_off_and_gives_up_when_they_keep_dying(pool, waits):
     pool._adjust()
-    for _ in range(11):
+    for _ in range(10):
+        exits(pool, next(iter(pool._workers.values())), -9)
         assert not pool._stopping
-        exits(pool, next(iter(pool._workers.values())), 1)
-    assert "keep dying" in pool._failed
+        while not pool._events.empty():
+            assert len(pool._workers) == 1  # it waits
+            pool._handle(*pool._events.get())
+        assert len(pool._workers) == 2
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    pool._handle("ready", next(iter(pool._workers.values())), "")
+    pool._handle("failed", next(iter(pool._workers.values())), "no memory to fork")
+    exits(pool, next(iter(pool._workers.values())), 1)
     assert pool._stopping
+    assert "11 of them died within a minute, the last of exit status 1. no memory to fork" in pool._failed
+
+
+def test_one_that_fails_later_is_replaced(pool):
+    pool._adjust()
+    first, second = pool._workers.values()
+    pool._handle("ready", first, "")
+    pool._handle("failed", first, "its fork server is gone")
+    exits(pool, first, 1)
+    assert len(pool._workers) == 2
+    assert second.ended == []
+
+
+def test_it_starts_no_more_than_are_wanted_while_it_waits(pool, waits):
+    pool._adjust()
+    for _ in range(3):
+        exits(pool, next(iter(pool._workers.values())), -9)
+    assert (len(pool._workers), pool._due) == (1, 1)
+    pool._wish.write_text("3")
+    pool._handle("SIGHUP", None, "")
+    assert len(pool._workers) == 2
+    pool._handle(*pool._events.get())
+    assert len(pool._workers) == 3
 
 
 def test_it_scales(pool, tmp_path):
