@@ -280,7 +280,7 @@ from nbmr import codec
 from nbmr.worker.cleaner import clean_after
 from nbmr.worker.guard import Guard, Stopped
 
-def run(guard, fn, wanted):
+def run(guard, fn, why_stop):
     function, data = codec.encode_function(fn, (), {}), codec.encode([1])
     parts = [*function, *data]
     header = {
@@ -288,18 +288,18 @@ def run(guard, fn, wanted):
         "data_layout": [], "retries": 0, "count": 1, "stop_at_error": True, "skip": [],
         "layout": codec.layout(parts),
     }
-    return guard.run(header, codec.pieces(parts), [], None, wanted)
+    return guard.run(header, codec.pieces(parts), [], None, why_stop)
 
 guard = Guard()
 guard.start()
 try:
     guard.wake()
     try:
-        run(guard, lambda x: time.sleep(60), lambda: False)
+        run(guard, lambda x: time.sleep(60), lambda: "cancelled")
     except Stopped as stop:
         print(stop)
     guard.wake()
-    print(run(guard, lambda x: x, lambda: True)["op"])
+    print(run(guard, lambda x: x, lambda: "")["op"])
 finally:
     guard.close()
     clean_after(os.getpid())
