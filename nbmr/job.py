@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbmr import frames, message, topology
+from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, Failure, JobCancelled, JobNotFound, JobTimeout
 from nbmr.joblog import JobLog, Outcome, Progress, Status
 from nbmr.tasks import is_frame
@@ -104,6 +105,11 @@ class Job:
         trouble = self._broker.trouble
         return f"RabbitMQ: {trouble}" if trouble else self._hint
 
+    @property
+    def unclaimed(self) -> int:
+        """How many of its tasks no worker has taken, as far as it tells; 0 while it is being sent."""
+        return self._log.unclaimed
+
     def look(self) -> None:
         """Find out what keeps the job from going on.
 
@@ -126,8 +132,13 @@ class Job:
         self._log.read(delivery)
         delivery.ack()
 
-    def _on_lost(self, _error: BrokerError) -> None:
-        self._log.end(Status.CANCELLED)
+    def _on_lost(self, error: BrokerError) -> None:
+        if isinstance(error, NotFound):  # somebody deleted it
+            self._log.end(Status.CANCELLED)
+            return
+        if not self._log.ended:
+            self._send_error = BrokerError(f"Job {self.name or self.id} can't be followed any more: {error}")
+        self._log.end(Status.FAILED)
 
     def _on_end(self, _status: Status) -> None:
         if self._consumer is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nbmr import codec, message, topology, versions
 from nbmr.broker import Broker
+from nbmr.errors import BrokerError
 from nbmr.joblog import JobLog
 from nbmr.signing import Signer
 from nbmr.tasks import Call, Source, Task
@@ -48,6 +49,8 @@ class Sender:
     look: Callable[[], None]
     #: What was made on the broker for this job, besides its log.
     blobs: list[topology.Queue] = field(default_factory=list)
+    #: Whether a task found no queue.
+    _astray: bool = False
 
     def open(self) -> None:
         """Write the log's first entry."""
@@ -67,6 +70,8 @@ class Sender:
         Exception
             What the user's iterable raises.
         """
+        queue = self.options["queue"]
+        self.broker.settle(topology.task_queue(queue), topology.dead_queue(queue), topology.control_stream())
         function = self._function()
         waiting: list[Future[bool]] = []
         number = units = 0
@@ -88,6 +93,9 @@ class Sender:
             for future in waiting:
                 if future.done():
                     future.result()
+            if self._astray:
+                queue = topology.task_queue(self.options["queue"]).name
+                raise BrokerError(f"The queue {queue!r} was deleted from RabbitMQ meanwhile. Run it again.")
             waiting[:] = [future for future in waiting if not future.done()]
             if waiting and not wait(waiting[:1], timeout=1.0).done:
                 self.look()
@@ -155,4 +163,10 @@ class Sender:
             **function,
             **fields,
         )
-        return self.broker.publish(topology.TASKS_EXCHANGE, self.options["queue"], body)
+        sent = self.broker.publish(topology.TASKS_EXCHANGE, self.options["queue"], body)
+        sent.add_done_callback(self._check_routed)
+        return sent
+
+    def _check_routed(self, sent: Future[bool]) -> None:
+        if not sent.exception() and not sent.result():
+            self._astray = True

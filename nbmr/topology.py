@@ -29,6 +29,8 @@ TASKS_EXCHANGE = "nbmr.tasks"
 DEAD_EXCHANGE = "nbmr.dead"
 CONTROL_STREAM = "nbmr.control"
 KEY_STREAM = "nbmr.key"
+#: No queue has this name: what is sent there is returned.
+NOWHERE = "nbmr.nowhere"
 
 #: Most bytes of payload in one message. RabbitMQ 4 refuses messages over 16 MiB by default.
 MESSAGE_BYTES = 8 << 20
@@ -58,6 +60,8 @@ class Queue:
     #: Exchange and routing key that it is bound to, if any.
     exchange: str = ""
     key: str = ""
+    #: Whether it outlives the job or worker that made it.
+    shared: bool = False
 
 
 def check_queue(name: object) -> str:
@@ -84,12 +88,12 @@ def task_queue(queue: str) -> Queue:
         "x-dead-letter-exchange": DEAD_EXCHANGE,
         "x-dead-letter-routing-key": queue,
     }
-    return Queue(f"nbmr.tasks.{queue}", arguments, TASKS_EXCHANGE, queue)
+    return Queue(f"nbmr.tasks.{queue}", arguments, TASKS_EXCHANGE, queue, shared=True)
 
 
 def dead_queue(queue: str) -> Queue:
     """Return the quorum queue for a queue's tasks that were given back too often."""
-    return Queue(f"nbmr.dead.{queue}", {"x-queue-type": "quorum"}, DEAD_EXCHANGE, queue)
+    return Queue(f"nbmr.dead.{queue}", {"x-queue-type": "quorum"}, DEAD_EXCHANGE, queue, shared=True)
 
 
 def job_log(job: str) -> Queue:
@@ -112,6 +116,7 @@ def control_stream() -> Queue:
             "x-max-length-bytes": 20_000_000,
             "x-stream-max-segment-size-bytes": 1_000_000,
         },
+        shared=True,
     )
 
 
@@ -124,4 +129,5 @@ def key_stream() -> Queue:
             "x-max-length-bytes": 1_000_000,
             "x-stream-max-segment-size-bytes": 500_000,
         },
+        shared=True,
     )

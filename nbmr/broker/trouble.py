@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pika import exceptions
 from nbmr.broker.address import Address
 from nbmr.errors import AccessRefused, BrokerError, BrokerUnreachable
 
-_ACCESS_REFUSED, _NOT_ALLOWED = 403, 530
+_ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED, _NOT_ALLOWED, _INTERNAL_ERROR = 403, 404, 406, 530, 541
 
 
 def translate(exc: BaseException | str, address: Address) -> BrokerError:
@@ -59,3 +60,26 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
         yield item
         todo += [item.__cause__, item.__context__, *item.args, getattr(item, "exception", None)]
         todo += getattr(item, "exceptions", ())
+
+
+def missing(reason: Any) -> bool:
+    """Whether RabbitMQ says, by closing a channel, that a queue or exchange isn't there at all."""
+    return _code(reason) == _NOT_FOUND and not passes(reason)
+
+
+def passes(reason: Any) -> bool:
+    """Whether RabbitMQ says, by closing a channel, what it will not say for long.
+
+    That a queue's or stream's node is down, its leader not elected yet, its replica not started yet: so for
+    a moment after a restart. The code for it is that of a queue which isn't there; the text tells them apart.
+    """
+    text = str(getattr(reason, "reply_text", ""))
+    if _code(reason) == _NOT_FOUND:
+        return not re.match(r"NOT_FOUND - no (queue|exchange|binding|vhost) ", text)
+    return _code(reason) == _INTERNAL_ERROR or (
+        _code(reason) == _PRECONDITION_FAILED and re.search(r"replica|timeout|leader", text) is not None
+    )
+
+
+def _code(reason: Any) -> int:
+    return int(getattr(reason, "reply_code", 0) or 0)

@@ -6,8 +6,19 @@ connection file (`nbmr.node.connection_file`).
 """
 
 from nbmr.node.install import find_server
-from nbmr.node.node import ensure, status, stop
+from nbmr.node.node import abandoned, ensure, last_failure, revive, status, stop
 from nbmr.node.presence import Presence, hold
 from nbmr.node.processes import living
 
-__all__ = ["Presence", "ensure", "find_server", "hold", "living", "status", "stop"]
+__all__ = [
+    "Presence",
+    "abandoned",
+    "ensure",
+    "find_server",
+    "hold",
+    "last_failure",
+    "living",
+    "revive",
+    "status",
+    "stop",
+]

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from nbmr import message, topology
-from nbmr.broker import Broker, Delivery
+from nbmr.broker import Broker, Delivery, NotFound
 from nbmr.errors import BrokerError, ProtocolError
 from nbmr.signing import Signer
 
@@ -94,6 +94,8 @@ class Blobs:
             while missing:
                 item = _next(chunks, job, since, cancelled)
                 if item is None:
+                    if self._broker.trouble:
+                        since = time.monotonic()
                     continue
                 since = time.monotonic()
                 self._write(file, job, reference, item, missing)
@@ -137,6 +139,8 @@ def _next(
         if time.monotonic() - since > _STALLED:
             raise BrokerError(f"a blob of job {job} did not arrive whole") from None
         return None
-    if isinstance(item, BrokerError):
+    if isinstance(item, NotFound):
         raise BlobGone(str(item))
+    if isinstance(item, BrokerError):
+        raise item
     return item

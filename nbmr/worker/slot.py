@@ -110,7 +110,10 @@ class Slot(threading.Thread):
         try:
             self._child = Child()
             self._consumer = self._worker.broker.consume(
-                topology.task_queue(self._worker.queue), self._inbox.put, prefetch=topology.PREFETCH
+                topology.task_queue(self._worker.queue),
+                self._inbox.put,
+                prefetch=topology.PREFETCH,
+                on_lost=lambda exc: self._worker.fail(f"its queue can't be used any more: {exc}"),
             )
             self.ready.set()
             while (delivery := self._inbox.get()) is not None:
