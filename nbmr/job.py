@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbmr import frames, message, topology
 from nbmr.broker import NotFound
-from nbmr.errors import BrokerError, Failure, JobCancelled, JobNotFound, JobTimeout
+from nbmr.errors import BrokerError, BrokerUnreachable, Failure, JobCancelled, JobNotFound, JobTimeout
 from nbmr.joblog import JobLog, Outcome, Progress, Status
 from nbmr.tasks import is_frame
 
@@ -157,11 +157,18 @@ class Job:
     def send(self, run: Callable[[], None]) -> None:
         """Send the tasks, in this thread; whatever goes wrong ends the job."""
         try:
-            run()
+            self._send(run)
         except BaseException as exc:
             self._send_error = exc
             interrupted = isinstance(exc, KeyboardInterrupt)
             self._log.end(Status.CANCELLED if interrupted else Status.FAILED)
+            raise
+
+    def _send(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except BrokerUnreachable:
+            self.look()  # which tells why, if it is for good
             raise
 
     def send_in_background(self, run: Callable[[], None]) -> None:

@@ -319,9 +319,15 @@ class Link:
         self._state = "closing"
         if self._connection is not None and self._connection.is_open:
             self._connection.close()
-            self._loop.call_later(CLOSE_SECONDS, self._loop.stop)
+            self._loop.call_later(CLOSE_SECONDS, self._abort)
         else:
             self._loop.stop()
+
+    def _abort(self) -> None:
+        """Give up a connection that doesn't answer; its end, which `_on_close` is told of, ends the loop."""
+        if self._connection is not None:
+            self._connection._terminate_stream(None)  # noqa: SLF001 - pika has no public way
+        self._loop.call_later(1.0, self._loop.stop)
 
     def _add(self, consumer: Consumer) -> None:
         self._consumers.add(consumer)

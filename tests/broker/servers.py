@@ -91,6 +91,11 @@ class Server:
         assert self._rabbit is not None
         return self._rabbit.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._rabbit is not None and self._rabbit.poll() is None
+
     def launch(self) -> None:
         """Start it on the data that it has, and return at once; `wait` waits for it."""
         text = CONFIG.format(port=self.port, password=self._setup.password, extra=self.extra)

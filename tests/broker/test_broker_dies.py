@@ -250,6 +250,7 @@ def test_closing_while_it_is_blocked(client, alarm, broker):
         job.cancel()
         began = time.monotonic()
     assert time.monotonic() - began < 8  # RabbitMQ does not even answer a goodbye
+    assert len(ports([os.getpid()], broker.port)) == 2  # those of the first client
 
 
 # ---------------------------------------------------------------- says nothing
