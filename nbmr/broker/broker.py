@@ -26,6 +26,8 @@ from nbmr.topology import DEAD_EXCHANGE, NOWHERE, STREAM_PREFETCH, TASKS_EXCHANG
 #: quorum queues, and of what keeps its streams, half a second after it was last busy with them. Killed before
 #: that (3.10.8), it comes back with a queue that has lost its messages, or never answers again.
 SETTLE_SECONDS = 1.2
+#: Seconds within which a queue that is not broken takes a consumer.
+SERVES_SECONDS = 10.0
 
 _pool: dict[tuple[int, str], Broker] = {}
 _pool_lock = threading.Lock()
@@ -129,20 +131,18 @@ class Broker:
         A stream or queue is asked for once, and again after a reconnect. See `settle` for new ones.
         """
         for queue in queues:
-            generation = self._consuming.generation
-            if self._declared.get(queue.name) == generation:
+            if self._declared.get(queue.name) == self._consuming.generation:
                 continue
             new = queue.shared and not self.exists(queue)
             self._declare(queue)
-            self._declared[queue.name] = generation
+            generation = self._declared[queue.name] = self._consuming.generation
             if new:
                 self._young[queue.name] = time.monotonic(), generation
 
     def settle(self, *queues: Queue) -> None:
-        """Wait until these survive RabbitMQ's being killed; make them again if it was killed before.
+        """Wait until these survive RabbitMQ's being killed; make again what it broke if it was killed before.
 
-        Only those that this process has just made have to be waited for. Nothing can be lost in them yet if
-        nobody publishes before.
+        Only those that this process has just made have to be waited for.
         """
         with self._settling:
             for queue in queues:
@@ -151,9 +151,18 @@ class Broker:
                     time.sleep(max(0.0, made + SETTLE_SECONDS - time.monotonic()))
                     self.exists(queue)  # answered after a reconnect, if there was one
                     del self._young[queue.name]
-                    if generation != self._consuming.generation:
-                        self.delete(queue)
+                    if generation != self._consuming.generation and not self._serves(queue):
+                        self.delete(queue)  # nobody can get at what may be in it
                         self.declare(queue)
+
+    def _serves(self, queue: Queue) -> bool:
+        """Whether a queue takes a consumer; a message that comes at once goes back."""
+        offset = "next" if queue.arguments["x-queue-type"] == "stream" else None
+        consumer = self.consume(queue, lambda delivery: delivery.give_back(), prefetch=1, offset=offset)
+        try:
+            return consumer.subscribed.wait(SERVES_SECONDS)
+        finally:
+            consumer.close()
 
     def _declare(self, queue: Queue) -> None:
         if queue.exchange:

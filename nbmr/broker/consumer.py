@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ class Consumer:
         self.channel: Any = None
         self._on_delivery, self._on_lost = on_delivery, on_lost
         self._prefetch, self._offset = prefetch, offset
+        #: Set when RabbitMQ serves it for the first time.
+        self.subscribed = threading.Event()
         self._tag = ""
         self._cancelled = False
         #: Since when RabbitMQ can't serve it.
@@ -152,6 +155,7 @@ class Consumer:
 
     def _on_subscribed(self, _frame: Any) -> None:
         self._refused_since = None
+        self.subscribed.set()
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
         headers = properties.headers or {}

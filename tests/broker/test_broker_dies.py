@@ -145,7 +145,7 @@ def test_killed_while_a_large_function_is_read(client, broker, tmp_path, eventua
     job.forget()
 
 
-def test_killed_twice_just_as_a_new_queue_is_made(client, broker, eventually):
+def test_killed_just_as_a_new_queue_is_made(client, broker, eventually):
     """RabbitMQ 3.10 breaks a queue that was made less than a second before it is killed."""
     queue = f"new-{secrets.token_hex(4)}"
     job = client.submit(range(4), slow, queue=queue)
