@@ -363,10 +363,13 @@ class Job:
             return
         self._forgotten = True
         self._log.end(Status.CANCELLED)
+        deadline = time.monotonic() + _PATIENCE
         if self._stopping is not None and not self._broker.trouble:
             wait([self._stopping], _PATIENCE)  # or else it would be lost if this process ended now
         with contextlib.suppress(BrokerError):
-            self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=_PATIENCE)
+            self._broker.delete(
+                topology.job_log(self.id), *self.blobs, timeout=max(0.0, deadline - time.monotonic())
+            )
 
     def _ipython_display_(self) -> None:
         from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed
