@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import secrets
 import signal
 import socket
@@ -15,8 +16,8 @@ import pytest
 from servers import started
 
 import nbmr
-from nbmr import node, progress
-from nbmr.broker import address
+from nbmr import node, progress, topology
+from nbmr.broker import address, connect
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +148,29 @@ def test_killed_while_a_large_function_is_read(client, broker, tmp_path, eventua
 
 def test_killed_just_as_a_new_queue_is_made(client, broker, eventually):
     """RabbitMQ 3.10 breaks a queue that was made less than a second before it is killed."""
-    queue = f"new-{secrets.token_hex(4)}"
-    job = client.submit(range(4), slow, queue=queue)
+    new = f"new-{secrets.token_hex(4)}"
+    job = client.submit(range(4), slow, queue=new)
     broker.restart()
-    with client.workers(1, queue=queue):
+    with client.workers(1, queue=new):
         assert job.result(90) == [0, 1, 2, 3]
+    job.forget()
+
+
+def test_a_stream_that_is_not_up_yet_is_not_gone(client, broker):
+    """RabbitMQ answers half a second before its streams do, and says then that they are not found."""
+    job = client.submit([1], slow)
+    assert job.result(30) == [1]
+    broker.restart()
+    early = connect(broker.url.replace("127.0.0.1", "localhost"))
+    try:
+        deliveries = queue.SimpleQueue()
+        lost = queue.SimpleQueue()
+        early.consume(topology.job_log(job.id), deliveries.put, offset="first", on_lost=lost.put)
+        assert early.exists(topology.job_log(job.id))
+        assert deliveries.get(timeout=20).offset == 0
+        assert lost.empty()
+    finally:
+        early.release()
     job.forget()
 
 
