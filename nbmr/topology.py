@@ -63,6 +63,11 @@ class Queue:
     #: Whether it outlives the job or worker that made it.
     shared: bool = False
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a stream, which is read from an offset."""
+        return self.arguments.get("x-queue-type") == "stream"
+
 
 def check_queue(name: object) -> str:
     """Return the name of a queue of tasks, if it is one.

@@ -157,7 +157,7 @@ class Broker:
 
     def _serves(self, queue: Queue) -> bool:
         """Whether a queue takes a consumer; a message that comes at once goes back."""
-        offset = "next" if queue.arguments["x-queue-type"] == "stream" else None
+        offset = "next" if queue.is_stream else None
         consumer = self.consume(queue, lambda delivery: delivery.give_back(), prefetch=1, offset=offset)
         try:
             return consumer.subscribed.wait(SERVES_SECONDS)
