@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbmr import frames, message, registry, topology
-from nbmr.errors import BrokerError, Failure, JobCancelled, JobNotFound, JobTimeout
+from nbmr.broker import NotFound
+from nbmr.errors import BrokerError, BrokerUnreachable, Failure, JobCancelled, JobNotFound, JobTimeout
 from nbmr.joblog import JobLog, Outcome, Progress, Status
 from nbmr.tasks import is_frame
 
@@ -118,6 +119,11 @@ class Job:
         trouble = self._broker.trouble
         return f"RabbitMQ: {trouble}" if trouble else self._hint
 
+    @property
+    def unclaimed(self) -> int:
+        """How many of its tasks no worker has taken, as far as it tells; 0 while it is being sent."""
+        return self._log.unclaimed
+
     def look(self) -> None:
         """Find out what keeps the job from going on.
 
@@ -145,8 +151,13 @@ class Job:
         self._log.read(delivery)
         delivery.ack()
 
-    def _on_lost(self, _error: BrokerError) -> None:
-        self._log.end(Status.CANCELLED)
+    def _on_lost(self, error: BrokerError) -> None:
+        if isinstance(error, NotFound):  # somebody deleted it
+            self._log.end(Status.CANCELLED)
+            return
+        if not self._log.ended:
+            self._send_error = BrokerError(f"Job {self.name or self.id} can't be followed any more: {error}")
+        self._log.end(Status.FAILED)
 
     def _on_end(self, _status: Status) -> None:
         if self._consumer is not None:
@@ -165,11 +176,18 @@ class Job:
     def send(self, run: Callable[[], None]) -> None:
         """Send the tasks, in this thread; whatever goes wrong ends the job."""
         try:
-            run()
+            self._send(run)
         except BaseException as exc:
             self._send_error = exc
             interrupted = isinstance(exc, KeyboardInterrupt)
             self._log.end(Status.CANCELLED if interrupted else Status.FAILED)
+            raise
+
+    def _send(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except BrokerUnreachable:
+            self.look()  # which tells why, if it is for good
             raise
 
     def send_in_background(self, run: Callable[[], None]) -> None:
@@ -384,10 +402,13 @@ class Job:
         self._log.end(Status.CANCELLED)
         if self._stopping is None and not self._log.complete:
             self._stop_workers()
+        deadline = time.monotonic() + patience
         if self._stopping is not None and not self._broker.trouble:
             wait([self._stopping], patience)  # or else it would be lost if this process ended now
         with contextlib.suppress(BrokerError):
-            self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=patience)
+            self._broker.delete(
+                topology.job_log(self.id), *self.blobs, timeout=max(0.0, deadline - time.monotonic())
+            )
             registry.append(self._broker, self._signer, "forgotten", job=self.id)
         self._forgotten = True
 

@@ -94,10 +94,11 @@ class Outcome:
 
 @dataclass
 class _Chunks:
-    """A large result on its way: filled in the order of its chunks."""
+    """A large result on its way. Some chunks may come twice, or late, where RabbitMQ was restarted."""
 
     body: bytearray
     received: int = 0
+    offsets: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -162,6 +163,12 @@ class JobLog:
     def complete(self) -> bool:
         """Whether every task was sent and has an outcome, so that no worker is at it any more."""
         return self.sealed and self._tasks is not None and len(self.outcomes) >= self._tasks
+
+    @property
+    def unclaimed(self) -> int:
+        """How many tasks are neither answered nor running; 0 while they are being sent."""
+        with self.changed:
+            return (self._tasks or 0) - len(self.outcomes) - len(self._running) if self.sealed else 0
 
     def progress(self) -> Progress:
         """Return how far it is."""
@@ -282,7 +289,8 @@ class JobLog:
         if chunks is None:
             chunks = self._chunks[run] = _Chunks(bytearray(total))
         size = len(entry.payload)
-        if offset == chunks.received and offset + size <= len(chunks.body):  # else: sent twice
+        if offset not in chunks.offsets and offset + size <= len(chunks.body):
+            chunks.offsets.add(offset)
             chunks.body[offset : offset + size] = entry.payload
             chunks.received += size
             self.bytes_received += size

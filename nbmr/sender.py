@@ -54,6 +54,8 @@ class Sender:
     #: What was made on the broker for this job, besides its log.
     blobs: list[topology.Queue] = field(default_factory=list)
     _sent: int = 0
+    #: Whether a task found no queue.
+    _astray: bool = False
 
     def open(self) -> None:
         """Write the log's first entry."""
@@ -73,6 +75,8 @@ class Sender:
         Exception
             What the user's iterable raises.
         """
+        queue = self.options["queue"]
+        self.broker.settle(topology.task_queue(queue), topology.dead_queue(queue), topology.control_stream())
         with self._telling():
             units = self._send_tasks()
         if self.log.ended:
@@ -121,6 +125,9 @@ class Sender:
             for future in waiting:
                 if future.done():
                     future.result()
+            if self._astray:
+                queue = topology.task_queue(self.options["queue"]).name
+                raise BrokerError(f"The queue {queue!r} was deleted from RabbitMQ meanwhile. Run it again.")
             waiting[:] = [future for future in waiting if not future.done()]
             if waiting and not wait(waiting[:1], timeout=1.0).done:
                 self.look()
@@ -189,4 +196,10 @@ class Sender:
             **function,
             **fields,
         )
-        return self.broker.publish(topology.TASKS_EXCHANGE, self.options["queue"], body)
+        sent = self.broker.publish(topology.TASKS_EXCHANGE, self.options["queue"], body)
+        sent.add_done_callback(self._check_routed)
+        return sent
+
+    def _check_routed(self, sent: Future[bool]) -> None:
+        if not sent.exception() and not sent.result():
+            self._astray = True

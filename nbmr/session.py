@@ -12,9 +12,9 @@ from concurrent.futures import wait
 from types import TracebackType
 from typing import Any, Self
 
-from nbmr import config, frames, listing, pools, registry, topology
+from nbmr import config, frames, listing, node, pools, registry, topology
 from nbmr.broker import NotFound, connect
-from nbmr.errors import ConfigError, NodeError
+from nbmr.errors import BrokerUnreachable, ConfigError, NodeError
 from nbmr.job import Job
 from nbmr.joblog import JobLog
 from nbmr.keycheck import check_key
@@ -25,6 +25,10 @@ from nbmr.tasks import Call, Source
 
 #: Seconds for which a count of the listening workers is good.
 _COUNT_SECONDS = 1.0
+#: Seconds for which tasks are nowhere before it is said.
+_ASTRAY_SECONDS = 15.0
+#: Seconds that RabbitMQ has to answer at the start of a job, and while one is waited for.
+_START_SECONDS, _ANSWER_SECONDS = 30.0, 3.0
 #: Slots to cut for where no worker is seen yet.
 _GUESSED_SLOTS = os.cpu_count() or 1
 
@@ -47,6 +51,8 @@ class Session:
         self._signer = Signer(self.settings.key)
         self._presence = Presence(self.settings.node, "clients").hold() if self.settings.node else None
         self._slots: dict[str, tuple[float, int]] = {}
+        #: Since when tasks of these jobs seem to be nowhere.
+        self._nowhere: dict[str, float] = {}
         self._closed = False
         try:
             self._broker = connect(self.settings.url, self.settings.alive)
@@ -79,6 +85,8 @@ class Session:
         options = _options(fn, **{name: kwargs.pop(name) for name in _OPTIONS if name in kwargs})
         partitions, queue = kwargs.pop("partitions", None), options["queue"]
         _check_spelling(fn, kwargs)
+        if self._broker.trouble:
+            self._revive()
         self._broker.declare(
             topology.task_queue(queue), topology.dead_queue(queue), topology.control_stream(),
             topology.jobs_stream(),
@@ -114,13 +122,13 @@ class Session:
         """Return the jobs on this broker as a DataFrame; see `nbmr.jobs`."""
         return listing.table(self._broker, self._signer)
 
-    def slots(self, queue: str) -> int:
+    def slots(self, queue: str, timeout: float = _START_SECONDS) -> int:
         """Return how many slots of workers listen to a queue; asked of the broker at most once a second."""
         known = self._slots.get(queue)
         if known and time.monotonic() - known[0] < _COUNT_SECONDS:
             return known[1]
         try:
-            count = self._broker.count(topology.task_queue(queue))[1]
+            count = self._broker.count(topology.task_queue(queue), timeout)[1]
         except NotFound:
             count = 0
         self._slots[queue] = (time.monotonic(), count)
@@ -129,13 +137,14 @@ class Session:
     def _look(self, job: Job) -> str:
         """Tell what keeps a job from going on; raise if it never will."""
         if self._broker.trouble:
-            if not self.usable:
-                raise NodeError(
-                    "The private RabbitMQ node was stopped. Run the cell again: that starts a new one."
-                )
+            self._revive()
             return ""
         queue = job.queue
-        if self.slots(queue):
+        try:
+            self._broker.knock()
+            if self.slots(queue, _ANSWER_SECONDS):
+                return self._astray(job)
+        except BrokerUnreachable:  # not now; if that lasts, the broker's trouble tells
             return ""
         if hint := pools.hint(self.settings, queue):
             return hint
@@ -147,6 +156,37 @@ class Session:
         return (
             f"No worker listens to queue {queue!r}. Start some: nbmr.workers(2{where}) in a cell,"
             f" or `nbmr worker{named}{option}` on any machine that reaches the broker."
+        )
+
+    def _revive(self) -> None:
+        """See to it that a private node which is out of reach comes back.
+
+        Raises
+        ------
+        NodeError
+            If it doesn't.
+        """
+        if not self.usable:
+            why = node.last_failure(self.settings.node) if self.settings.node else ""
+            raise NodeError(
+                f"The private RabbitMQ node has ended. {why or 'It was stopped.'} Run the cell again: that"
+                " starts a new one."
+            )
+        if self.settings.node:
+            node.revive(self.settings.node)
+
+    def _astray(self, job: Job) -> str:
+        """Tell whether tasks of a job seem to be nowhere: neither queued, nor running, nor answered."""
+        if not job.unclaimed or self._broker.count(topology.task_queue(job.queue), _ANSWER_SECONDS)[0]:
+            self._nowhere.pop(job.id, None)
+            return ""
+        since = self._nowhere.setdefault(job.id, time.monotonic())
+        if time.monotonic() - since < _ASTRAY_SECONDS:
+            return ""
+        return (
+            f"{job.unclaimed} tasks of this job are neither queued nor running. Workers that are busy with"
+            " other tasks may hold them; if RabbitMQ was killed just after the queue was made, they are lost:"
+            " cancel the job and run it again."
         )
 
     def close(self) -> None:

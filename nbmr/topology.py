@@ -33,6 +33,8 @@ DEAD_EXCHANGE = "nbmr.dead"
 CONTROL_STREAM = "nbmr.control"
 JOBS_STREAM = "nbmr.jobs"
 KEY_STREAM = "nbmr.key"
+#: No queue has this name: what is sent there is returned.
+NOWHERE = "nbmr.nowhere"
 
 #: Most bytes of payload in one message. RabbitMQ 4 refuses messages over 16 MiB by default.
 MESSAGE_BYTES = 8 << 20
@@ -65,6 +67,13 @@ class Queue:
     #: Exchange and routing key that it is bound to, if any.
     exchange: str = ""
     key: str = ""
+    #: Whether it outlives the job or worker that made it.
+    shared: bool = False
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a stream, which is read from an offset."""
+        return self.arguments.get("x-queue-type") == "stream"
 
 
 def check_queue(name: object) -> str:
@@ -92,12 +101,12 @@ def task_queue(queue: str) -> Queue:
         "x-dead-letter-exchange": DEAD_EXCHANGE,
         "x-dead-letter-routing-key": queue,
     }
-    return Queue(f"nbmr.tasks.{queue}", arguments, TASKS_EXCHANGE, queue)
+    return Queue(f"nbmr.tasks.{queue}", arguments, TASKS_EXCHANGE, queue, shared=True)
 
 
 def dead_queue(queue: str) -> Queue:
     """Return the quorum queue for a queue's tasks that were given back too often."""
-    return Queue(f"nbmr.dead.{queue}", {"x-queue-type": "quorum"}, DEAD_EXCHANGE, queue)
+    return Queue(f"nbmr.dead.{queue}", {"x-queue-type": "quorum"}, DEAD_EXCHANGE, queue, shared=True)
 
 
 def job_log(job: str) -> Queue:
@@ -120,6 +129,7 @@ def control_stream() -> Queue:
             "x-max-length-bytes": 20_000_000,
             "x-stream-max-segment-size-bytes": 1_000_000,
         },
+        shared=True,
     )
 
 
@@ -144,4 +154,5 @@ def key_stream() -> Queue:
             "x-max-length-bytes": 1_000_000,
             "x-stream-max-segment-size-bytes": 500_000,
         },
+        shared=True,
     )

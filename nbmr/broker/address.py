@@ -12,8 +12,9 @@ import pika
 
 from nbmr.errors import ConfigError
 
-#: Seconds between heartbeats; a broker that doesn't answer is noticed within two of them.
-HEARTBEAT = 12
+#: AMQP's heartbeat in seconds. pika looks every 5 s more than that whether anything has come since it looked
+#: last, so a broker that doesn't answer is noticed within 26 s.
+HEARTBEAT = 8
 #: Seconds to wait for one host before the next is tried.
 CONNECT_SECONDS = 5.0
 _PORTS = {"amqp": 5672, "amqps": 5671}

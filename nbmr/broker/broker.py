@@ -9,15 +9,26 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any
 
 from nbmr.broker.address import Address, parse
+from nbmr.broker.calls import Operation
 from nbmr.broker.consumer import Consumer, Delivery
-from nbmr.broker.link import CALL_SECONDS, Body, Link, NotFound, Operation
+from nbmr.broker.link import CALL_SECONDS, Link
+from nbmr.broker.publisher import Body
+from nbmr.broker.trouble import NotFound
 from nbmr.errors import BrokerError
-from nbmr.topology import DEAD_EXCHANGE, STREAM_PREFETCH, TASKS_EXCHANGE, Queue
+from nbmr.topology import DEAD_EXCHANGE, NOWHERE, STREAM_PREFETCH, TASKS_EXCHANGE, Queue
+
+#: Seconds after which a new queue survives RabbitMQ's being killed. RabbitMQ writes down the names of its
+#: quorum queues, and of what keeps its streams, half a second after it was last busy with them. Killed before
+#: that (3.10.8), it comes back with a queue that has lost its messages, or never answers again.
+SETTLE_SECONDS = 1.2
+#: Seconds within which a queue that is not broken takes a consumer.
+SERVES_SECONDS = 10.0
 
 _pool: dict[tuple[int, str], Broker] = {}
 _pool_lock = threading.Lock()
@@ -67,7 +78,11 @@ class Broker:
         except BaseException:
             self._publishing.close()
             raise
-        self._declared: set[str] = set()
+        #: Queues and streams that are there, as of which generation of the connection.
+        self._declared: dict[str, int] = {}
+        #: Those that we made a moment ago: when, and in which generation.
+        self._young: dict[str, tuple[float, int]] = {}
+        self._settling = threading.Lock()
         #: How many asked `connect` for it and didn't `release` it.
         self.users = 0
 
@@ -77,8 +92,16 @@ class Broker:
         return "closed" in (self._publishing.state, self._consuming.state)
 
     @property
+    def reason(self) -> str:
+        """What has gone wrong last with a connection that isn't open."""
+        return self._publishing.trouble or self._consuming.trouble
+
+    @property
     def trouble(self) -> str:
-        """Empty if all is well; otherwise what is wrong, for a person to read."""
+        """Empty if all is well; otherwise what is wrong, for a person to read.
+
+        An alarm that came up after this process published last is seen after `knock` only.
+        """
         for link in (self._publishing, self._consuming):
             if link.state != "open":
                 return f"{link.state}: {link.trouble}" if link.trouble else link.state
@@ -95,12 +118,52 @@ class Broker:
         """
         return self._publishing.publish("", queue.name, body, urgent=urgent)
 
+    def knock(self) -> None:
+        """Send a message to nowhere if nothing else is under way.
+
+        RabbitMQ tells of an alarm to those alone who publish; who waits for workers wants to know too.
+        """
+        if self._publishing.idle:
+            self._publishing.publish("", NOWHERE, [b"?"], urgent=True)
+
     def declare(self, *queues: Queue) -> None:
-        """Make exchanges, queues and bindings that aren't there yet; a stream or queue is asked for once."""
+        """Make exchanges, queues and bindings that aren't there yet.
+
+        A stream or queue is asked for once, and again after a reconnect. See `settle` for new ones.
+        """
         for queue in queues:
-            if queue.name not in self._declared:
-                self._declare(queue)
-                self._declared.add(queue.name)
+            if self._declared.get(queue.name) == self._consuming.generation:
+                continue
+            new = queue.shared and not self.exists(queue)
+            self._declare(queue)
+            generation = self._declared[queue.name] = self._consuming.generation
+            if new:
+                self._young[queue.name] = time.monotonic(), generation
+
+    def settle(self, *queues: Queue) -> None:
+        """Wait until these survive RabbitMQ's being killed; make again what it broke if it was killed before.
+
+        Only those that this process has just made have to be waited for.
+        """
+        with self._settling:
+            for queue in queues:
+                while young := self._young.get(queue.name):
+                    made, generation = young
+                    time.sleep(max(0.0, made + SETTLE_SECONDS - time.monotonic()))
+                    self.exists(queue)  # answered after a reconnect, if there was one
+                    del self._young[queue.name]
+                    if generation != self._consuming.generation and not self._serves(queue):
+                        self.delete(queue)  # nobody can get at what may be in it
+                        self.declare(queue)
+
+    def _serves(self, queue: Queue) -> bool:
+        """Whether a queue takes a consumer; a message that comes at once goes back."""
+        offset = "next" if queue.is_stream else None
+        consumer = self.consume(queue, lambda delivery: delivery.give_back(), prefetch=1, offset=offset)
+        try:
+            return consumer.subscribed.wait(SERVES_SECONDS)
+        finally:
+            consumer.close()
 
     def _declare(self, queue: Queue) -> None:
         if queue.exchange:
@@ -116,15 +179,19 @@ class Broker:
                 lambda channel, done: channel.queue_bind(queue.name, queue.exchange, queue.key, callback=done)
             )
 
-    def count(self, queue: Queue) -> tuple[int, int]:
+    def count(self, queue: Queue, timeout: float = CALL_SECONDS) -> tuple[int, int]:
         """Return how many messages wait in a queue, and how many consumers it has.
 
         Raises
         ------
         NotFound
             If it isn't there.
+        BrokerUnreachable
+            If RabbitMQ doesn't say within so many seconds.
         """
-        ok = self._call(lambda channel, done: channel.queue_declare(queue.name, passive=True, callback=done))
+        ok = self._consuming.call(
+            lambda channel, done: channel.queue_declare(queue.name, passive=True, callback=done), timeout
+        )
         return int(ok.message_count), int(ok.consumer_count)
 
     def exists(self, queue: Queue) -> bool:
@@ -147,7 +214,7 @@ class Broker:
         """
         waiting = []
         for queue in queues:
-            self._declared.discard(queue.name)
+            self._declared.pop(queue.name, None)
             waiting.append(self._consuming.ask(_deletion_of(queue.name)))
         if not self.trouble:
             for answer in wait(waiting, timeout).done:

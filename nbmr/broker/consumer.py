@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nbmr.broker.trouble import NotFound, refusal
+from pika.exceptions import ChannelClosedByBroker
+
+from nbmr.broker.trouble import passes, refusal
 from nbmr.errors import BrokerError
+
+#: Seconds for which a queue may be out of service (no leader, no replica) before it counts as lost.
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +56,8 @@ class Consumer:
         the last message seen. None for a queue.
     on_lost
         Called in the I/O thread, once, when RabbitMQ has ended the subscription: with `NotFound` if the queue
-        is gone, `DeliveryExpired` if a delivery wasn't acknowledged for too long, or another error.
+        is gone, `DeliveryExpired` if a delivery wasn't acknowledged for too long, or what RabbitMQ says if it
+        can't serve it for long.
     """
 
     def __init__(
@@ -63,15 +71,33 @@ class Consumer:
     ) -> None:
         self.queue = queue
         self.channel: Any = None
-        self.forget: Callable[[], object] = lambda: None
         self._on_delivery, self._on_lost = on_delivery, on_lost
         self._prefetch, self._offset = prefetch, offset
+        #: Set when RabbitMQ serves it for the first time.
+        self.subscribed = threading.Event()
         self._tag = ""
         self._cancelled = False
+        #: Since when RabbitMQ can't serve it.
+        self._refused_since: float | None = None
 
-    def attach(self, soon: Callable[[Callable[[], object]], None], in_io_thread: Callable[[], bool]) -> None:
-        """Tell the consumer how to reach its link's I/O thread; `Link.consume` does."""
-        self._soon, self._in_io_thread = soon, in_io_thread
+    def attach(
+        self,
+        soon: Callable[[Callable[[], object]], None],
+        in_io_thread: Callable[[], bool],
+        *,
+        forget: Callable[[], object],
+        again: Callable[[], object],
+    ) -> None:
+        """Tell the consumer how to reach its link; `Link.consume` does.
+
+        Parameters
+        ----------
+        soon, in_io_thread
+            Calls in the link's I/O thread, and whether this is it.
+        forget, again
+            Called in that thread: subscribe no more; subscribe again in a moment.
+        """
+        self._soon, self._in_io_thread, self._forget, self._again = soon, in_io_thread, forget, again
 
     def settle(self, delivery: Delivery, how: str) -> None:
         """Call that method of the channel which delivered the message, if it is still open."""
@@ -92,7 +118,7 @@ class Consumer:
 
         def close() -> None:
             self._cancelled = True
-            self.forget()
+            self._forget()
             if self.channel is not None and self.channel.is_open:
                 self.channel.close()
 
@@ -116,15 +142,20 @@ class Consumer:
             return
         self.channel = channel
         channel.add_on_close_callback(self._on_channel_closed)
-        channel.add_on_cancel_callback(
-            lambda _frame: self._lost(NotFound(f"queue {self.queue!r} was deleted"))
-        )
+        # RabbitMQ cancels where the queue was deleted, and where its replica stopped: the next try tells
+        channel.add_on_cancel_callback(lambda _frame: channel.close())
         channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: self._consume(channel))
 
     def _consume(self, channel: Any) -> None:
         arguments = None if self._offset is None else {"x-stream-offset": self._offset}
         if channel.is_open and not self._cancelled:
-            self._tag = channel.basic_consume(self.queue, self._on_message, arguments=arguments)
+            self._tag = channel.basic_consume(
+                self.queue, self._on_message, arguments=arguments, callback=self._on_subscribed
+            )
+
+    def _on_subscribed(self, _frame: Any) -> None:
+        self._refused_since = None
+        self.subscribed.set()
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
         headers = properties.headers or {}
@@ -135,15 +166,18 @@ class Consumer:
         self._on_delivery(Delivery(body, returned, offset, method.delivery_tag, channel, self))
 
     def _on_channel_closed(self, channel: Any, reason: Any) -> None:
-        if channel is self.channel:
-            self.channel = None
-            # closed by us or with its connection: neither ends the subscription
-            if getattr(reason, "reply_code", 0) not in (0, 200) and channel.connection.is_open:
-                self._lost(refusal(reason))
-
-    def _lost(self, error: BrokerError) -> None:
-        if not self._cancelled:
-            self._cancelled = True
-            self.forget()
-            if self._on_lost:
-                self._on_lost(error)
+        if channel is not self.channel:
+            return
+        self.channel = None
+        if self._cancelled or not channel.connection.is_open:  # closed by us, or with its connection
+            return
+        now = time.monotonic()
+        self._refused_since = self._refused_since or now
+        refused = isinstance(reason, ChannelClosedByBroker) and not passes(reason)
+        if not refused and now - self._refused_since < PATIENCE_SECONDS:
+            self._again()
+            return
+        self._cancelled = True
+        self._forget()
+        if self._on_lost:
+            self._on_lost(refusal(reason))

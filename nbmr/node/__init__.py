@@ -6,8 +6,21 @@ connection file (`nbmr.node.connection_file`).
 """
 
 from nbmr.node.install import find_server
-from nbmr.node.node import ensure, status, stop
+from nbmr.node.node import abandoned, ensure, last_failure, revive, status, stop
 from nbmr.node.presence import Presence, hold
 from nbmr.node.processes import identity, living, start_time
 
-__all__ = ["Presence", "ensure", "find_server", "hold", "identity", "living", "start_time", "status", "stop"]
+__all__ = [
+    "Presence",
+    "abandoned",
+    "ensure",
+    "find_server",
+    "hold",
+    "identity",
+    "last_failure",
+    "living",
+    "revive",
+    "start_time",
+    "status",
+    "stop",
+]

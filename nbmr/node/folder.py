@@ -24,6 +24,8 @@ from nbmr.node.presence import nobody, try_lock
 
 #: Free disk space that a node needs to start, in bytes.
 DISK_NEEDED = 500_000_000
+#: Beside the data folders: why the last node failed.
+FAILURE_FILE = "last-failure.log"
 #: How long a worker pool has to end by itself, in seconds.
 POOL_GRACE = 3.0
 #: How long a keeper has to end all that is its own, in seconds.

@@ -25,15 +25,15 @@ from nbmr.errors import ConfigError, NbmrError, NodeError
 from nbmr.node import connection_file, processes
 from nbmr.node.configuration import Configuration
 from nbmr.node.connection_file import ConnectionInfo
-from nbmr.node.folder import Folder, check_disk, end_orphans
+from nbmr.node.folder import FAILURE_FILE, Folder, check_disk, end_orphans
 from nbmr.node.handover import Handover
 from nbmr.node.logs import log, log_to
 from nbmr.node.server import Server, ServerDied, orphaned
 
 #: Seconds without a client and without a running task after which a node ends.
 IDLE = 900.0
-#: The server is given up when it fails as often as this within that many seconds.
-FAILURES, FAILURES_WITHIN = 5, 60.0
+#: The server is given up when it fails as often as this, each time within so many seconds after its start.
+FAILURES, STABLE = 5, 60.0
 #: How often to look after a server, and after one whose end nobody tells us, in seconds.
 ROUND, ADOPTED_ROUND = 5.0, 0.25
 
@@ -89,12 +89,14 @@ class Keeper:
         if orphan:
             log(f"took over the server of keeper {orphan.keeper_pid}, pid {orphan.node_pid}")
             self._server.adopt(orphan)
-        self._server.start()
+            self._server.revive()  # on its own ports: others wait for it there
+        else:
+            self._server.start()
         self._announce()
 
     def run(self) -> None:
         """Keep the server up until nobody has used the node for a while, or until SIGTERM (`Stopped`)."""
-        failures: list[float] = []
+        failures, revived = 0, time.monotonic()
         used = time.monotonic()
         while time.monotonic() - used < self._idle or not self.folder.shut_out():
             self._wait(min(ROUND if self._server.wakes else ADOPTED_ROUND, max(0.1, self._idle / 10)))
@@ -103,15 +105,16 @@ class Keeper:
             dead = self._server.dead
             if not dead:
                 continue
-            failures = [t for t in failures if time.monotonic() - t < FAILURES_WITHIN] + [time.monotonic()]
-            log(f"died: {' and '.join(dead)} ({len(failures)} times within {FAILURES_WITHIN:g} s)")
-            if len(failures) == FAILURES:
+            failures = 1 if time.monotonic() - revived > STABLE else failures + 1
+            log(f"died: {' and '.join(dead)} ({failures} times)")
+            if failures == FAILURES:
                 raise NodeError(f"The private RabbitMQ server keeps dying: {self._server.why()}")
-            if len(failures) > 1:
-                self._wait(0.1 * 2 ** len(failures))
+            if failures > 1:
+                self._wait(0.1 * 2**failures)
             with contextlib.suppress(ServerDied):  # the next round sees it
                 self._server.revive()
                 self._announce()
+            revived = time.monotonic()
         log(f"unused for {self._idle:g} s")
 
     def end(self) -> None:
@@ -125,7 +128,7 @@ class Keeper:
 
     def keep_failure(self, error: BaseException) -> None:
         """Leave the reason of a failure where it outlives the data folder."""
-        (self._state_dir / "last-failure.log").write_text(f"{time.ctime()}\n{error}\n", encoding="utf-8")
+        (self._state_dir / FAILURE_FILE).write_text(f"{time.ctime()}\n{error}\n", encoding="utf-8")
 
     def _find_orphan(self) -> ConnectionInfo | None:
         """Own the node whose keeper was killed, if there is one."""

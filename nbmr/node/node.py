@@ -11,7 +11,7 @@ from typing import Any
 from nbmr.errors import NodeError
 from nbmr.node import connection_file, handover, processes
 from nbmr.node.connection_file import ConnectionInfo
-from nbmr.node.folder import KEEPER_GRACE, Folder
+from nbmr.node.folder import FAILURE_FILE, KEEPER_GRACE, Folder
 from nbmr.node.handover import Wait
 from nbmr.node.presence import try_lock
 from nbmr.node.probe import probe
@@ -20,12 +20,14 @@ from nbmr.node.server import orphaned
 
 #: How long a living keeper may leave its server unreachable, as while it restarts it, in seconds.
 RESTART_GRACE = 25.0
+#: For so many seconds a node's failure is told to those who miss it.
+FAILURE_AGE = 300.0
 
 
 def ensure(on_progress: Callable[[str], None] | None = None, timeout: float = 60.0) -> ConnectionInfo:
     """Return the living node of this user, or start one.
 
-    A node whose server lives, but not its keeper, gets a new keeper, and keeps its jobs.
+    A node whose keeper is dead gets a new one, which brings its server back if need be. It keeps its jobs.
 
     Parameters
     ----------
@@ -68,6 +70,39 @@ def ensure(on_progress: Callable[[str], None] | None = None, timeout: float = 60
     if info is None:
         raise NodeError("the private RabbitMQ node ended as soon as it had started; try again")
     return info
+
+
+def revive(data_dir: str) -> None:
+    """Bring a node back whose keeper is dead, with its jobs; wait for it, as `ensure` does.
+
+    Parameters
+    ----------
+    data_dir
+        The node's data folder (`ConnectionInfo.data_dir`).
+
+    Raises
+    ------
+    NodeError
+        It can't be brought back; says why.
+    """
+    if abandoned(data_dir):
+        ensure()
+
+
+def abandoned(data_dir: str) -> bool:
+    """Whether a node's keeper is dead, so that nobody brings its server back."""
+    info = connection_file.read()
+    return bool(info and info.data_dir == data_dir and not living(info.keeper_pid, info.keeper_started))
+
+
+def last_failure(data_dir: str) -> str:
+    """Return why a node ended that is gone, if it failed and told so within the last minutes."""
+    file = Path(data_dir).parent / FAILURE_FILE
+    try:
+        recent = time.time() - file.stat().st_mtime < FAILURE_AGE
+        return file.read_text(encoding="utf-8").partition("\n")[2].strip() if recent else ""
+    except OSError:
+        return ""
 
 
 def status() -> dict[str, Any] | None:

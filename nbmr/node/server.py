@@ -122,7 +122,9 @@ class Server:
                 self.configuration = self.configuration.moved()
 
     def adopt(self, info: ConnectionInfo) -> None:
-        """Take over what a former keeper started; what has ended meanwhile is dead."""
+        """Take over what a former keeper started; what has ended meanwhile, or doesn't answer, is dead."""
+        if probe(info.port) is None:
+            self.folder.kill()
         self.version = info.rabbitmq_version
         for process in self.folder.recorded("epmd"):
             self._epmd = Program(process)
@@ -173,9 +175,5 @@ class Server:
 
 
 def orphaned(info: ConnectionInfo) -> bool:
-    """Whether this node's server lives and answers without a keeper, and a new one can take it over."""
-    if living(info.keeper_pid, info.keeper_started):
-        return False
-    servers = Folder(info.data_dir).recorded("server")
-    ours = [process.pid for process in servers] == [info.node_pid]
-    return ours and Configuration.load(info) is not None and probe(info.port) is not None
+    """Whether this node has lost its keeper, and a new one can take it over, with or without its server."""
+    return not living(info.keeper_pid, info.keeper_started) and Configuration.load(info) is not None

@@ -108,6 +108,8 @@ class Blobs:
             while missing:
                 item = _next(chunks, job, since, cancelled)
                 if item is None:
+                    if self._broker.trouble:
+                        since = time.monotonic()
                     continue
                 since = time.monotonic()
                 self._write(file, job, reference, item, missing)

@@ -21,7 +21,7 @@ from nbmr.broker import Broker, Delivery, connect
 from nbmr.errors import BrokerError, ConfigError, ProtocolError, WorkerError
 from nbmr.keycheck import check_key
 from nbmr.message import Message
-from nbmr.node import Presence, living
+from nbmr.node import Presence, abandoned, living
 from nbmr.signing import Signer
 from nbmr.worker.blobs import Blobs
 from nbmr.worker.janitor import Janitor
@@ -31,6 +31,8 @@ from nbmr.worker.slot import TASK_FIELDS, Slot
 _REMEMBERED = 10_000
 #: Seconds for which a job that was found alive is not looked for again.
 _TRUSTED = 10.0
+#: Seconds for which a worker waits for a private node whose keeper is dead.
+_ABANDONED = 60.0
 #: Rejected messages that are logged each; after that, one in a thousand.
 _ALL_LOGGED = 10
 
@@ -101,7 +103,8 @@ class Worker:
         self._at_work = 0
         self._last_work = time.monotonic()
         self._presence = Presence(Path(options.node), "jobs") if options.node else None
-        self.broker: Broker = connect(options.url, lambda: not options.node or Path(options.node).exists())
+        self._abandoned_since: float | None = None
+        self.broker: Broker = connect(options.url, self._hopes)
         self.blobs = Blobs(self.broker, self.signer, self.reject)
         if not options.node:
             check_key(self.broker, self.signer)
@@ -130,11 +133,12 @@ class Worker:
                     pass
             if not self._stopping:
                 self._on_ready()
+            self.broker.settle(tasks, dead, control)
             while not self._stopping:
                 with contextlib.suppress(queue.Empty):
                     self._orders.get(timeout=1.0)
                 if self.broker.closed:
-                    self._failure = WorkerError("the connection to RabbitMQ was closed")
+                    self._failure = WorkerError(f"RabbitMQ is gone. {self.broker.reason}".strip())
                     break
                 if self._idle_for_long():
                     _log.warning("no task for %g s: this worker ends", self._options.max_idle)
@@ -143,6 +147,18 @@ class Worker:
             self._drain()
         if self._failure:
             raise self._failure
+
+    def _hopes(self) -> bool:
+        """Whether a broker that is out of reach may come back; asked each time that it was not reached."""
+        node = self._options.node
+        if not node:
+            return True
+        if not abandoned(node):
+            self._abandoned_since = None
+            return Path(node).exists()
+        # clients bring it back as long as there are any
+        self._abandoned_since = self._abandoned_since or time.monotonic()
+        return time.monotonic() - self._abandoned_since < _ABANDONED
 
     def _idle_for_long(self) -> bool:
         longest, client = self._options.max_idle, self._options.client

@@ -228,15 +228,16 @@ def test_a_killed_keeper_is_replaced_and_its_server_kept(other_home, monkeypatch
     eventually(lambda: not left_over(other_home))  # nobody uses it
 
 
-def test_a_killed_keeper_and_its_dead_server_are_replaced(info):
+def test_a_killed_keeper_and_its_hung_server_are_replaced(info):
     before = family(info)
     os.killpg(info.node_pid, signal.SIGSTOP)  # as good as dead, and no keeper may bring it back meanwhile
     kill_keeper(info)
     new = node.ensure()
     assert new.keeper_pid != info.keeper_pid
+    assert new.node_pid != info.node_pid
     assert probe(new.port)
     assert all_gone(before)
-    assert not Path(info.data_dir).exists()
+    assert (new.data_dir, new.url, new.key) == (info.data_dir, info.url, info.key)  # with all its jobs
 
 
 def test_stop_ends_everything_and_the_workers(info):

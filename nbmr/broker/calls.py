@@ -1,0 +1,116 @@
+"""Calls of RabbitMQ that give an answer (declare, delete, …): one at a time, again after a reconnect."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from pika.exceptions import ChannelClosedByBroker
+
+from nbmr.broker.trouble import passes, refusal
+from nbmr.errors import BrokerError
+
+#: Seconds before a call is made again that RabbitMQ could not answer yet.
+AGAIN_SECONDS = 0.2
+
+#: Calls a method of the channel that it is given, and has it call back what it is given next.
+Operation = Callable[[Any, Callable[[Any], None]], Any]
+
+
+@dataclass(eq=False)
+class Call:
+    """One call."""
+
+    operation: Operation
+    answer: Future[Any] = field(default_factory=Future)
+    #: Why it has not been answered yet, if RabbitMQ said so.
+    trouble: str = ""
+
+
+class Calls:
+    """Makes calls on a channel of its own; all but `add` belongs to the I/O thread.
+
+    Parameters
+    ----------
+    later
+        Calls a function after so many seconds.
+    """
+
+    def __init__(self, later: Callable[[float, Callable[[], None]], object]) -> None:
+        self._later = later
+        self._connection: Any = None
+        self._channel: Any = None
+        self._waiting: deque[Call] = deque()
+        self._calling: Call | None = None
+        #: To be made again in a moment.
+        self._resting: list[Call] = []
+
+    def add(self, call: Call) -> None:
+        """Take a call, from any thread; `next` makes it."""
+        self._waiting.append(call)
+
+    def open(self, connection: Any) -> None:
+        """Call by this connection from now on."""
+        self._connection = connection
+        self.next()
+
+    def lose(self) -> None:
+        """Note that the connection has broken: the call under way will be made again."""
+        self._connection = self._channel = None
+        if self._calling:
+            self._waiting.appendleft(self._calling)
+            self._calling = None
+
+    def fail(self, error: BrokerError) -> None:
+        """Fail every call, for good."""
+        for call in (*self._waiting, *self._resting, *([self._calling] if self._calling else ())):
+            if not call.answer.done():
+                call.answer.set_exception(error)
+
+    def next(self) -> None:
+        """Make the next call, if there is one and it can be made now."""
+        if self._calling or not self._waiting or self._connection is None:
+            return
+        if self._channel is None:
+            self._channel = self._connection.channel(on_open_callback=lambda _: self.next())
+            self._channel.add_on_close_callback(self._on_closed)
+            return
+        if not self._channel.is_open:
+            return
+        call = self._calling = self._waiting.popleft()
+        if call.answer.cancelled():
+            self._finish()
+            return
+        call.operation(self._channel, self._finish)
+
+    def _finish(self, frame: Any = None, error: BaseException | None = None) -> None:
+        call, self._calling = self._calling, None
+        if call and not call.answer.done():
+            if error:
+                call.answer.set_exception(error)
+            else:
+                call.answer.set_result(frame.method if frame else None)
+        self.next()
+
+    def _on_closed(self, channel: Any, reason: Any) -> None:
+        if channel is not self._channel:
+            return
+        self._channel = None
+        if not isinstance(reason, ChannelClosedByBroker):
+            return
+        if passes(reason) and self._calling:
+            call, self._calling = self._calling, None
+            call.trouble = str(reason.reply_text)
+            self._resting.append(call)
+            self._later(AGAIN_SECONDS, self._again)
+            self.next()
+            return
+        self._finish(error=refusal(reason))
+
+    def _again(self) -> None:
+        self._waiting.extend(self._resting)
+        self._resting.clear()
+        self.next()
