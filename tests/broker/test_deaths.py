@@ -107,7 +107,10 @@ class Killer(threading.Thread):
 
     def harmless(self, victim):
         """Whether it is known which task dies with it, and that this may die once more."""
-        pids = {str(victim.pid), *(str(process.pid) for process in victim.children(recursive=True))}
+        try:
+            pids = {str(victim.pid), *(str(process.pid) for process in victim.children(recursive=True))}
+        except psutil.Error:
+            return False  # it is gone already
         tries = [lines(file) for file in self.folder.iterdir()]
         return [len(t) for t in tries if t[-1:] != ["done"] and pids.intersection(t[-1:])] in ([1], [2])
 
@@ -349,10 +352,14 @@ def test_a_task_goes_elsewhere_if_the_disk_is_full(named, queue, start, full_dis
         with contextlib.suppress(OSError):
             (full_disk / "rest").write_bytes(bytes(1 << 20))
         assert client.map([1], lambda x: print("x" * 100_000) or x, queue=queue) == [1]  # not even its log
-        job = client.submit([1], large_function(), queue=queue)
-        start("-m", "nbmr", "worker", *options)
-        assert job.result(30) == [3_000_001]
-        job.forget()
+        other = start("-m", "nbmr", "worker", *options)
+        assert other.stderr.readline().startswith("Ready")
+        job = client.submit(range(4), large_function(), queue=queue, partitions=4)
+        try:
+            assert job.result(40) == [3_000_000 + x for x in range(4)]
+        finally:
+            job.forget()
+        assert "No space left" in str(job._log._deaths)  # it was there before it went elsewhere
         full.terminate()
         assert full.wait(10) == 0
 
