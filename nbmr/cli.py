@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from nbmr import config, node, pools, topology
+from nbmr import config, node, pools, private, topology
 from nbmr.broker import connect
 from nbmr.errors import NbmrError
 from nbmr.progress import starting
@@ -67,6 +67,7 @@ def worker(
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     with starting() as show:
         settings = config.resolve(url, key_file=key_file, on_progress=show)
+    private.forget_secrets()  # the tasks' processes inherit the environment
     options = Options(
         settings.url,
         settings.key,

@@ -6,11 +6,11 @@ Resolved when a client is made, never at import.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nbmr import private
 from nbmr.errors import ConfigError
 
 
@@ -22,6 +22,9 @@ class Settings:
     key: str = field(repr=False)
     #: Data folder of the private node; empty for a named broker.
     node: str = ""
+
+    def __reduce__(self) -> str:
+        raise TypeError("a signing key doesn't travel, nor does what holds it")
 
     def alive(self) -> bool:
         """Whether the broker may come back if it doesn't answer: a private node that was stopped won't."""
@@ -83,16 +86,12 @@ def read_key(file: Path) -> str:
     Raises
     ------
     ConfigError
-        If it can't be read, or others can read it; the message says what to run.
+        If it can't be read, is another user's, or others can get at it; the message says what to run.
     """
     try:
-        mode = file.stat().st_mode
-        text = file.read_text().strip()
+        return private.read(file, "The key file").strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"The key file {file} can't be read: {exc}") from exc
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"The key file {file} can be read by others. Run: chmod 600 {file}")
-    return text
 
 
 def _private_node(on_progress: Callable[[str], None] | None) -> Settings:

@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from nbmr import private
 from nbmr.worker.cleaner import clean_after
 
 #: A worker that dies more often than this within a minute is not replaced any more.
@@ -144,7 +145,7 @@ class Pool:
         self._events.put(("exit", worker, ""))
 
     def _tell(self) -> None:
-        """Write how it goes; by another name first, so that nobody reads half of it."""
+        """Write how it goes."""
         state = {
             "pid": os.getpid(),
             "started": psutil.Process().create_time(),
@@ -154,9 +155,7 @@ class Pool:
             "ready": sorted(self._ready - self._leaving),
             "failed": self._failed,
         }
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(state))
-        new.replace(self._file)
+        private.write(self._file, json.dumps(state))
 
 
 def main() -> int:

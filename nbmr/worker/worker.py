@@ -58,6 +58,9 @@ class Options:
         if self.slots < 1:
             raise ConfigError(f"slots={self.slots} has to be at least 1.")
 
+    def __reduce__(self) -> str:
+        raise TypeError("a signing key doesn't travel, nor does what holds it")
+
     def __repr__(self) -> str:
         return f"Options(queue={self.queue!r}, slots={self.slots})"
 
