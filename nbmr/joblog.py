@@ -17,7 +17,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any
 
-from nbmr import codec, message, tracebacks
+from nbmr import codec, message, schema, tracebacks
 from nbmr.broker import Delivery
 from nbmr.errors import Failure, ProtocolError
 from nbmr.message import Message
@@ -93,14 +93,6 @@ class Outcome:
 
 
 @dataclass
-class _Chunks:
-    """A large result on its way: filled in the order of its chunks."""
-
-    body: bytearray
-    received: int = 0
-
-
-@dataclass
 class JobLog:
     """The state of one job, folded from its log.
 
@@ -132,7 +124,8 @@ class JobLog:
     _tasks: int | None = None
     _running: dict[int, str] = field(default_factory=dict, repr=False)
     _workers: set[str] = field(default_factory=set, repr=False)
-    _chunks: dict[str, _Chunks] = field(default_factory=dict, repr=False)
+    #: Large results on their way, by their run: what has come of them, in order.
+    _chunks: dict[str, bytearray] = field(default_factory=dict, repr=False)
     _failed: list[tuple[int, dict[str, Any], dict[str, Any], list[str]]] = field(
         default_factory=list, repr=False
     )
@@ -200,7 +193,7 @@ class JobLog:
         with self.changed:
             try:
                 getattr(self, f"_on_{entry.kind}")(entry)
-            except (KeyError, ValueError, TypeError, ProtocolError):  # signed, but of another version of nbmr
+            except (ProtocolError, KeyError, ValueError, TypeError):  # signed, but of another version of nbmr
                 self.rejected += 1
             status = self._ending()
             self.changed.notify_all()
@@ -216,7 +209,8 @@ class JobLog:
 
     def _on_opened(self, entry: Message) -> None:
         self.about = entry.fields
-        self.total = entry.fields["units"]
+        if not self.sealed:
+            self.total = entry.fields["units"]
 
     def _on_sealed(self, entry: Message) -> None:
         self.sealed, self._tasks, self.total = True, entry.fields["tasks"], entry.fields["units"]
@@ -231,19 +225,18 @@ class JobLog:
         self._running.pop(entry.task, None)
         fields = entry.fields
         story = f"attempt {fields['attempt']}: {fields['cause']}, on {fields['host']} (pid {fields['pid']})"
-        self._deaths.setdefault(entry.task, []).append(story)
+        stories = self._deaths.setdefault(entry.task, [])
+        if story not in stories:  # else: sent twice
+            stories.append(story)
 
     def _on_chunk(self, entry: Message) -> None:
-        fields = entry.fields
-        run, offset, total = fields["run"], int(fields["offset"]), int(fields["total"])
-        chunks = self._chunks.get(run)
-        if chunks is None:
-            chunks = self._chunks[run] = _Chunks(bytearray(total))
-        size = len(entry.payload)
-        if offset == chunks.received and offset + size <= len(chunks.body):  # else: sent twice
-            chunks.body[offset : offset + size] = entry.payload
-            chunks.received += size
-            self.bytes_received += size
+        if entry.task in self.outcomes:
+            return
+        # grows with what has come, and not by what the chunk says of its result's length
+        body = self._chunks.setdefault(entry.fields["run"], bytearray())
+        if entry.fields["offset"] == len(body):  # else: sent twice
+            body += entry.payload
+            self.bytes_received += len(entry.payload)
 
     def _on_result(self, entry: Message) -> None:
         fields = entry.fields
@@ -255,20 +248,23 @@ class JobLog:
         payload = entry.payload if fields.get("layout") else None
         writable = False
         if "chunked" in fields:
-            if chunks is None or chunks.received != fields["chunked"]:
+            if chunks is None or len(chunks) != fields["chunked"]:
                 self.rejected += 1  # its chunks are not all there; it will come again
                 return
-            payload, writable = memoryview(chunks.body), True
+            payload, writable = memoryview(chunks), True
         else:
             self.bytes_received += len(entry.payload)
         layout = fields.get("layout", [])
+        _check_layout(payload, layout)
         failed = list(fields.get("failures", ()))
         if "all_failed" in fields:
             failed = [fields["all_failed"] | {"unit": unit} for unit in range(fields["count"])]
         if fields.get("failures_encoded") and payload is not None:
-            failed += json.loads(bytes(codec.slices(payload, layout[-1:])[0]))
+            failed += _decode_failures(payload, layout[-1:])
             layout = layout[:-1]
-        failures = {int(failure["unit"]): failure for failure in failed}
+        if any(failure["unit"] >= fields["count"] for failure in failed):
+            raise ProtocolError("a failure of a unit that its task doesn't have")
+        failures = {failure["unit"]: failure for failure in failed}
         self.outcomes[entry.task] = Outcome(
             fields["start"], fields["count"], payload, layout, failures, writable
         )
@@ -289,6 +285,30 @@ class JobLog:
         """Return the outcomes that came since the first `after` ones."""
         with self.changed:
             return list(islice(self.outcomes.values(), after, None))
+
+
+def _check_layout(payload: memoryview | None, layout: list[tuple[int, int]]) -> None:
+    try:
+        codec.slices(payload or memoryview(b""), layout)
+    except ValueError as exc:
+        raise ProtocolError(f"a result that isn't laid out as it says: {exc}") from exc
+
+
+def _check_layout(payload: memoryview | None, layout: list[tuple[int, int]]) -> None:
+    try:
+        codec.slices(payload or memoryview(b""), layout)
+    except ValueError as exc:
+        raise ProtocolError(f"a result that isn't laid out as it says: {exc}") from exc
+
+
+def _decode_failures(payload: memoryview, place: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    try:
+        failures: list[dict[str, Any]] = json.loads(bytes(codec.slices(payload, place)[0]))
+    except (ValueError, RecursionError, IndexError) as exc:
+        raise ProtocolError("failures that can't be read") from exc
+    if not isinstance(failures, list) or not all(map(schema.failure, failures)):
+        raise ProtocolError("failures that make no sense")
+    return failures
 
 
 def _failure(number: int, failure: dict[str, Any], fields: dict[str, Any], deaths: list[str]) -> Failure:

@@ -49,9 +49,6 @@ _FOR_CHILD = (
     "stop_at_error",
 )
 
-#: What every task must say.
-TASK_FIELDS = frozenset(_FOR_CHILD) | {"start", "rows", "queue", "timeout", "versions", "data_blob"}
-
 _log = logging.getLogger(__name__)
 
 
