@@ -294,13 +294,6 @@ def _check_layout(payload: memoryview | None, layout: list[tuple[int, int]]) -> 
         raise ProtocolError(f"a result that isn't laid out as it says: {exc}") from exc
 
 
-def _check_layout(payload: memoryview | None, layout: list[tuple[int, int]]) -> None:
-    try:
-        codec.slices(payload or memoryview(b""), layout)
-    except ValueError as exc:
-        raise ProtocolError(f"a result that isn't laid out as it says: {exc}") from exc
-
-
 def _decode_failures(payload: memoryview, place: list[tuple[int, int]]) -> list[dict[str, Any]]:
     try:
         failures: list[dict[str, Any]] = json.loads(bytes(codec.slices(payload, place)[0]))

@@ -1,4 +1,4 @@
-"""Whatever comes from the broker: what opens it refuses what is no message of ours, and nothing else happens."""
+"""Whatever comes from the broker: what is no message of ours is refused, and nothing else happens."""
 
 from __future__ import annotations
 
