@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nbmr import frames, message, topology
 from nbmr.errors import BrokerError, Failure, JobCancelled, JobNotFound, JobTimeout
 from nbmr.joblog import JobLog, Outcome, Progress, Status
+from nbmr.stall import Stall
 from nbmr.tasks import is_frame
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Job:
         self._hint = ""
         self._stopping: Any = None
         log.on_end = self._on_end
+        #: Whether its tasks are lost.
+        self.stall = Stall(log)
 
     @property
     def id(self) -> str:
@@ -97,6 +100,11 @@ class Job:
         return self._log.failures()
 
     @property
+    def rejected(self) -> int:
+        """How many messages in its log were not signed with the key, or made no sense, and were ignored."""
+        return self._log.rejected
+
+    @property
     def hint(self) -> str:
         """What keeps the job from going on, for a person to read; empty if nothing does."""
         if self._log.ended:
@@ -113,6 +121,34 @@ class Job:
             If nothing will make it go on.
         """
         self._hint = self._look(self)
+
+    def check_tasks(self, queued: int) -> None:
+        """Make sure that its tasks are somewhere.
+
+        Parameters
+        ----------
+        queued
+            How many tasks wait in its queue.
+
+        Raises
+        ------
+        BrokerError
+            If some have been nowhere for long enough.
+        """
+        gone = self.stall.look(queued)
+        if not gone:
+            return
+        # While RabbitMQ takes nothing (an alarm), workers can't tell that they are at work.
+        again = message.seal(self._signer, "opened", job=self.id, **self._log.about)
+        stored = self._broker.append(topology.job_log(self.id), again, urgent=True)
+        if not wait([stored], _PATIENCE).done:
+            self.stall.reset()
+            return
+        raise BrokerError(
+            f"{gone} {'tasks' if gone > 1 else 'task'} of job {self.name or self.id} got lost: neither queued"
+            " nor with a worker, and nothing came of them. Somebody took them from RabbitMQ or changed them,"
+            " or workers reject them (see their logs). job.partial() has what is done; start the job again."
+        )
 
     # ---------------------------------------------------------------- following the log
 
@@ -298,6 +334,7 @@ class Job:
         """Read the log again from its beginning, since what had been read of it is gone."""
         if not self._forgotten:
             self._log = JobLog(self.id, self._signer, on_end=self._on_end)
+            self.stall = Stall(self._log)
             self.follow()
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
@@ -364,7 +401,8 @@ class Job:
         p = self.progress
         total = "?" if p.total is None else p.total
         failed = f", {p.failed} failed" if p.failed else ""
-        return f"<Job {self.name or self.id}: {self.status}, {p.done} of {total} done{failed}>"
+        rejected = f", {self.rejected} messages rejected" if self.rejected else ""
+        return f"<Job {self.name or self.id}: {self.status}, {p.done} of {total} done{failed}{rejected}>"
 
 
 def _callers_level() -> int:

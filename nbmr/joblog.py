@@ -144,6 +144,14 @@ class JobLog:
         """Whether every task was sent and has an outcome, so that no worker is at it any more."""
         return self.sealed and self._tasks is not None and len(self.outcomes) >= self._tasks
 
+    @property
+    def astray(self) -> int:
+        """How many tasks were sent and are neither running nor answered: queued, it is to be hoped."""
+        with self.changed:
+            if self._tasks is None or self.ended:
+                return 0
+            return self._tasks - len(self.outcomes.keys() | self._running.keys())
+
     def progress(self) -> Progress:
         """Return how far it is."""
         with self.changed:

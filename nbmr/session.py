@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from nbmr import config, frames, pools, topology
-from nbmr.broker import NotFound, connect
+from nbmr.broker import Consumer, NotFound, connect
 from nbmr.errors import ConfigError, NodeError
 from nbmr.job import Job
 from nbmr.joblog import JobLog
-from nbmr.keycheck import check_key
+from nbmr.keycheck import check_key, confirm_key, watch_key
 from nbmr.node import Presence
 from nbmr.sender import Sender
 from nbmr.signing import Signer
@@ -45,12 +45,15 @@ class Session:
         self.settings = config.resolve(url, key, key_file, on_progress)
         self._signer = Signer(self.settings.key)
         self._presence = Presence(self.settings.node, "clients").hold() if self.settings.node else None
-        self._slots: dict[str, tuple[float, int]] = {}
+        self._counts: dict[str, tuple[float, int, int]] = {}
+        self._watch: Consumer | None = None
+        self._key_in_doubt = False
         self._closed = False
         try:
             self._broker = connect(self.settings.url, self.settings.alive)
             if not self.settings.node:
                 check_key(self._broker, self._signer)
+                self._watch_key()
         except BaseException:
             self.close()
             raise
@@ -101,15 +104,25 @@ class Session:
 
     def slots(self, queue: str) -> int:
         """Return how many slots of workers listen to a queue; asked of the broker at most once a second."""
-        known = self._slots.get(queue)
+        return self._count(queue)[1]
+
+    def _count(self, queue: str) -> tuple[int, int]:
+        """Return how many tasks wait in a queue, and how many slots listen to it."""
+        known = self._counts.get(queue)
         if known and time.monotonic() - known[0] < _COUNT_SECONDS:
-            return known[1]
+            return known[1:]
         try:
-            count = self._broker.count(topology.task_queue(queue))[1]
+            count = self._broker.count(topology.task_queue(queue))
         except NotFound:
-            count = 0
-        self._slots[queue] = (time.monotonic(), count)
+            count = (0, 0)
+        self._counts[queue] = (time.monotonic(), *count)
         return count
+
+    def _watch_key(self) -> None:
+        def lost() -> None:
+            self._key_in_doubt = True
+
+        self._watch = watch_key(self._broker, lost)
 
     def _look(self, job: Job) -> str:
         """Tell what keeps a job from going on; raise if it never will."""
@@ -119,8 +132,14 @@ class Session:
                     "The private RabbitMQ node was stopped. Run the cell again: that starts a new one."
                 )
             return ""
+        if self._key_in_doubt:
+            confirm_key(self._broker, self._signer)
+            self._key_in_doubt = False
+            self._watch_key()
         queue = job.queue
-        if self.slots(queue):
+        queued, slots = self._count(queue)
+        if slots:
+            job.check_tasks(queued)
             return ""
         if hint := pools.hint(self.settings, queue):
             return hint
@@ -139,6 +158,8 @@ class Session:
         if self._closed:
             return
         self._closed = True
+        if self._watch:
+            self._watch.close()
         if hasattr(self, "_broker"):
             self._broker.release()
         if self._presence:

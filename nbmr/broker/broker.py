@@ -132,6 +132,7 @@ class Broker:
         try:
             self.count(queue)
         except NotFound:
+            self._declared.discard(queue.name)
             return False
         return True
 

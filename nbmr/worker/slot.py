@@ -130,8 +130,7 @@ class Slot(threading.Thread):
         try:
             task = worker.task(delivery)
         except ProtocolError as exc:
-            worker.reject(exc)
-            delivery.ack()
+            worker.rejects.drop(delivery, exc)
             return
         self._job = task.job
         self._drain_wakes()
@@ -247,6 +246,7 @@ class Slot(threading.Thread):
                     self._worker.log(
                         task, "died", attempt=times, cause=str(death), output=self._output, **who
                     )
+                    self._worker.log(task, "started", attempt=attempt, **who)
                     continue
                 summary = f"its worker process died {times} times, at last of {death}"
                 why = {"reason": "lost", "summary": summary, "attempts": times, "output": self._output}

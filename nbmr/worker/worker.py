@@ -24,14 +24,13 @@ from nbmr.message import Message
 from nbmr.node import Presence, living
 from nbmr.signing import Signer
 from nbmr.worker.blobs import Blobs
+from nbmr.worker.rejects import Rejects
 from nbmr.worker.slot import Slot
 
 #: Jobs that a worker remembers as over, or as alive.
 _REMEMBERED = 10_000
 #: Seconds for which a job that was found alive is not looked for again.
 _TRUSTED = 10.0
-#: Rejected messages that are logged each; after that, one in a thousand.
-_ALL_LOGGED = 10
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +84,6 @@ class Worker:
         self.queue, self.memory_limit = options.queue, options.memory_limit
         self.signer = Signer(options.key)
         self.identity = {"host": platform.node(), "worker": f"{platform.node()}:{os.getpid()}"}
-        self.rejected = 0
         self._options, self._on_ready = options, on_ready
         self._over: OrderedDict[str, None] = OrderedDict()
         self._alive: OrderedDict[str, float] = OrderedDict()
@@ -99,9 +97,11 @@ class Worker:
         self._last_work = time.monotonic()
         self._presence = Presence(Path(options.node), "jobs") if options.node else None
         self.broker: Broker = connect(options.url, lambda: not options.node or Path(options.node).exists())
-        self.blobs = Blobs(self.broker, self.signer, self.reject)
         if not options.node:
             check_key(self.broker, self.signer)
+        #: Messages that are not genuine.
+        self.rejects = Rejects(self.broker, self.signer, None if options.node else self.fail)
+        self.blobs = Blobs(self.broker, self.signer, self.rejects.note)
         self._slots = [Slot(self, number) for number in range(options.slots)]
 
     def run(self) -> None:
@@ -175,6 +175,7 @@ class Worker:
                     break
                 slot.join(0.1)
         self._dead.close()
+        self.rejects.close()
         self.broker.release()
         if self._presence:
             self._presence.release()
@@ -189,7 +190,7 @@ class Worker:
         try:
             order = message.unseal(self.signer, delivery.body).expect("cancel")
         except ProtocolError as exc:
-            self.reject(exc)
+            self.rejects.note(exc)
         else:
             self.forget(order.job)
         delivery.ack()
@@ -247,25 +248,18 @@ class Worker:
         Raises
         ------
         ProtocolError
-            If it isn't genuine, not for this worker, or lacks something.
+            If it isn't genuine, not for this worker, or makes no sense.
         """
         return message.unseal(self.signer, delivery.body).expect("task", queue=self.queue)
 
-    # ---------------------------------------------------------------- messages that went astray
-
-    def reject(self, error: ProtocolError) -> None:
-        """Count a message that is not genuine; nothing in it was looked at."""
-        self.rejected += 1
-        if self.rejected <= _ALL_LOGGED or self.rejected % 1000 == 0:
-            _log.warning("rejected %s (%d so far)", error, self.rejected)
+    # ---------------------------------------------------------------- tasks that were given back too often
 
     def _on_dead(self, delivery: Delivery) -> None:
         """Note in its job's log that a task was given back too often."""
         try:
             task = self.task(delivery)
         except ProtocolError as exc:
-            self.reject(exc)
-            delivery.ack()
+            self.rejects.drop(delivery, exc)
             return
         why = {
             "reason": "lost",
