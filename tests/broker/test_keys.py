@@ -224,7 +224,10 @@ def test_keys_and_passwords_are_seen_nowhere(
     secrets = Secrets(key, password, private.key, pika.URLParameters(private.url).credentials.password)
     assert all(secrets.are_in(text) for text in (url, bytes.fromhex(private.key)))  # they would be found
     caplog.set_level(logging.DEBUG)
-    code = "import logging; logging.basicConfig(level=logging.DEBUG); from nbmr.cli import main; main()"
+    code = (
+        "import logging; logging.basicConfig(level=logging.DEBUG);"
+        "logging.getLogger('pika').setLevel = lambda _: None; from nbmr.cli import main; main()"
+    )
     with (tmp_path / "worker.log").open("w") as log:
         environment = {"NBMR_KEY": key, "NBMR_URL": url}
         worker = start("-c", code, "worker", "--queue", queue, env=environment, stderr=log)
@@ -254,3 +257,23 @@ def test_keys_and_passwords_are_seen_nowhere(
     assert len(crossed) > 20
     for what in (*shown, *crossed):
         assert not secrets.are_in(what), what
+
+
+def test_files_are_private_whatever_the_umask(client, named, home, queue):
+    """Of the node, of pools of workers, of whatever lies in our folders."""
+    before = os.umask(0)
+    try:
+        with (
+            client.workers(1, queue=queue) as ours,
+            nbmr.Client(named.url, named.key) as other,
+            other.workers(1, queue=queue) as theirs,
+        ):
+            ours.scale(2)
+            theirs.scale(2)
+            assert client.map([1], lambda x: x, queue=queue) == [1]
+            found = [path for top in ("runtime", "state") for path in (home / top, *(home / top).rglob("*"))]
+            modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in found if not path.is_symlink()}
+    finally:
+        os.umask(before)
+    assert len([path for path in modes if path.parent.name in ("pools", "nbmr-pools")]) >= 4
+    assert [path for path, mode in modes.items() if mode & 0o077] == []
