@@ -236,7 +236,7 @@ def test_genuine_entries_that_are_replayed_change_nothing():
     for number, entry in enumerate(entries):
         read(log, b"".join(entry))
         before = (log.done, log.failed, log.total, log.status, dict(log._running), dict(log._deaths))
-        for old in entries[: number + 1]:
+        for old in (*entries[: number + 1], *entries[number::-1]):
             read(log, b"".join(old))
         seen.append((log.done, log.failed, log.total) == before[:3] and log._deaths == before[5])
     assert all(seen)
