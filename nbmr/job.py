@@ -67,7 +67,7 @@ class Job:
         self._stopping: Any = None
         log.on_end = self._on_end
         #: Whether its tasks are lost.
-        self.stall = Stall(log)
+        self.stall = Stall(log, broker, signer)
 
     @property
     def id(self) -> str:
@@ -121,34 +121,6 @@ class Job:
             If nothing will make it go on.
         """
         self._hint = self._look(self)
-
-    def check_tasks(self, queued: int) -> None:
-        """Make sure that its tasks are somewhere.
-
-        Parameters
-        ----------
-        queued
-            How many tasks wait in its queue.
-
-        Raises
-        ------
-        BrokerError
-            If some have been nowhere for long enough.
-        """
-        gone = self.stall.look(queued)
-        if not gone:
-            return
-        # While RabbitMQ takes nothing (an alarm), workers can't tell that they are at work.
-        again = message.seal(self._signer, "opened", job=self.id, **self._log.about)
-        stored = self._broker.append(topology.job_log(self.id), again, urgent=True)
-        if not wait([stored], _PATIENCE).done:
-            self.stall.reset()
-            return
-        raise BrokerError(
-            f"{gone} {'tasks' if gone > 1 else 'task'} of job {self.name or self.id} got lost: neither queued"
-            " nor with a worker, and nothing came of them. Somebody took them from RabbitMQ or changed them,"
-            " or workers reject them (see their logs). job.partial() has what is done; start the job again."
-        )
 
     # ---------------------------------------------------------------- following the log
 
@@ -334,7 +306,7 @@ class Job:
         """Read the log again from its beginning, since what had been read of it is gone."""
         if not self._forgotten:
             self._log = JobLog(self.id, self._signer, on_end=self._on_end)
-            self.stall = Stall(self._log)
+            self.stall = Stall(self._log, self._broker, self._signer)
             self.follow()
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:

@@ -139,7 +139,7 @@ class Session:
         queue = job.queue
         queued, slots = self._count(queue)
         if slots:
-            job.check_tasks(queued)
+            job.stall.check(queued)
             return ""
         if hint := pools.hint(self.settings, queue):
             return hint
