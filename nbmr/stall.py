@@ -70,8 +70,8 @@ class Stall:
             return
         many = f"{gone} tasks" if gone > 1 else "1 task"
         raise BrokerError(
-            f"{many} of job {log.about.get('name') or log.job} got lost: neither queued nor with a worker, and"
-            " nothing came of them. Somebody took them from RabbitMQ or changed them, or workers reject them"
+            f"{many} of job {log.about.get('name') or log.job} got lost: neither queued nor with a worker,"
+            " and nothing came of them. Somebody took them from RabbitMQ or changed them, or workers reject them"
             " (see their logs). job.partial() has what is done; start the job again."
         )
 
