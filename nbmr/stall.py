@@ -71,7 +71,7 @@ class Stall:
         many = f"{gone} tasks" if gone > 1 else "1 task"
         raise BrokerError(
             f"{many} of job {log.about.get('name') or log.job} got lost: neither queued nor with a worker,"
-            " and nothing came of them. Somebody took them from RabbitMQ or changed them, or workers reject them"
+            " and nothing came of them. Somebody took or changed them on RabbitMQ, or workers reject them"
             " (see their logs). job.partial() has what is done; start the job again."
         )
 
