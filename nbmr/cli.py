@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from nbmr import config, node, pools, topology
+from nbmr import config, node, pools, private, topology
 from nbmr.broker import connect
 from nbmr.errors import NbmrError
 from nbmr.progress import starting
@@ -68,6 +68,7 @@ def worker(
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     with starting() as show:
         settings = config.resolve(url, key_file=key_file, on_progress=show)
+    private.forget_secrets()  # the tasks' processes inherit the environment
     options = Options(
         settings.url,
         settings.key,
@@ -118,10 +119,14 @@ def broker_status() -> None:
 @_key_file
 def reset_key(url: str | None, key_file: str | None) -> None:
     """Let the next client or worker decide which key this broker is used with."""
+    if not url:
+        raise click.ClickException(
+            "Name a broker by --url. The private node draws a new key whenever it starts: nbmr broker stop."
+        )
     connection = connect(config.resolve(url, key_file=key_file).url)
     connection.delete(topology.key_stream())
     connection.release()
-    click.echo("The broker takes the next key that is used with it. Restart workers that have the old one.")
+    click.echo("The broker takes the next key that is used with it. Workers that have the old one end.")
 
 
 @main.command()

@@ -126,12 +126,20 @@ def slices(view: memoryview, places: Iterable[tuple[int, int]]) -> list[Buffer]:
     Raises
     ------
     ValueError
-        If the payload is shorter than the places say.
+        If the places don't follow one another, or the payload is shorter than they say.
+    TypeError
+        If they aren't pairs of whole numbers.
     """
     view = view.cast("B") if view.format != "B" or view.ndim != 1 else view
-    cut: list[Buffer] = [view[start : start + length] for start, length in places]
-    if any(len(part) != length for part, (_, length) in zip(cut, places, strict=False)):
-        raise ValueError("the payload is shorter than its layout says")
+    cut: list[Buffer] = []
+    end = 0
+    for start, length in places:
+        if start < end or length < 0:
+            raise ValueError("buffers overlap, or have no place")
+        end = start + length
+        if end > len(view):
+            raise ValueError("the payload is shorter than its layout says")
+        cut.append(view[start:end])
     return cut
 
 

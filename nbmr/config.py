@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nbmr import private
 from nbmr.errors import ConfigError
 
 #: Seconds that a job stays on the broker after the last sign of life; ``NBMR_JOB_TTL`` says otherwise.
@@ -28,6 +28,9 @@ class Settings:
     node: str = ""
     #: Seconds without a sign of life after which a job that nobody forgot is deleted.
     job_ttl: float = JOB_TTL
+
+    def __reduce__(self) -> str:
+        raise TypeError("a signing key doesn't travel, nor does what holds it")
 
     def alive(self) -> bool:
         """Whether the broker may come back if it doesn't answer: a private node that was stopped won't."""
@@ -90,16 +93,12 @@ def read_key(file: Path) -> str:
     Raises
     ------
     ConfigError
-        If it can't be read, or others can read it; the message says what to run.
+        If it can't be read, is another user's, or others can get at it; the message says what to run.
     """
     try:
-        mode = file.stat().st_mode
-        text = file.read_text().strip()
+        return private.read(file, "The key file").strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"The key file {file} can't be read: {exc}") from exc
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"The key file {file} can be read by others. Run: chmod 600 {file}")
-    return text
 
 
 def _job_ttl() -> float:

@@ -42,6 +42,8 @@ class State:
     rate: float = 0.0
     #: How many workers have taken part.
     workers: int = 0
+    #: Messages in the job's log that were not genuine, or made no sense.
+    rejected: int = 0
     #: What keeps the job from going on; empty if nothing does.
     hint: str = ""
     #: One line on what failed first; empty if nothing did.
@@ -125,6 +127,8 @@ def facts(state: State) -> list[str]:
         said.append(f"{duration(state.seconds_left)} left")
     if state.workers:
         said.append("1 worker" if state.workers == 1 else f"{state.workers:,} workers")
+    if state.rejected:
+        said.append(f"{state.rejected:,} message{'s' if state.rejected > 1 else ''} rejected")
     return [fact for fact in said if fact]
 
 

@@ -19,6 +19,7 @@ from nbmr import frames, message, registry, topology
 from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, BrokerUnreachable, Failure, JobCancelled, JobNotFound, JobTimeout
 from nbmr.joblog import JobLog, Outcome, Progress, Status
+from nbmr.stall import Stall
 from nbmr.tasks import is_frame
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Job:
         self._hint = ""
         self._stopping: Any = None
         log.on_end = self._on_end
+        #: Whether its tasks are lost.
+        self.stall = Stall(log, broker, signer)
 
     @property
     def id(self) -> str:
@@ -112,17 +115,17 @@ class Job:
         return self._log.failures()
 
     @property
+    def rejected(self) -> int:
+        """How many messages in its log were not signed with the key, or made no sense, and were ignored."""
+        return self._log.rejected
+
+    @property
     def hint(self) -> str:
         """What keeps the job from going on, for a person to read; empty if nothing does."""
         if self._log.ended:
             return ""
         trouble = self._broker.trouble
         return f"RabbitMQ: {trouble}" if trouble else self._hint
-
-    @property
-    def unclaimed(self) -> int:
-        """How many of its tasks no worker has taken, as far as it tells; 0 while it is being sent."""
-        return self._log.unclaimed
 
     def look(self) -> None:
         """Find out what keeps the job from going on.
@@ -346,6 +349,7 @@ class Job:
         """Read the log again from its beginning, since what had been read of it is gone."""
         if not self._forgotten:
             self._log = JobLog(self.id, self._signer, on_end=self._on_end)
+            self.stall = Stall(self._log, self._broker, self._signer)
             self.follow()
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
@@ -426,7 +430,8 @@ class Job:
         p = self.progress
         total = "?" if p.total is None else p.total
         failed = f", {p.failed} failed" if p.failed else ""
-        return f"<Job {self.name or self.id}: {self.status}, {p.done} of {total} done{failed}>"
+        rejected = f", {self.rejected} messages rejected" if self.rejected else ""
+        return f"<Job {self.name or self.id}: {self.status}, {p.done} of {total} done{failed}{rejected}>"
 
 
 def _callers_level() -> int:

@@ -17,11 +17,14 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any
 
-from nbmr import codec, message, tracebacks
+from nbmr import codec, message, schema, tracebacks
 from nbmr.broker import Delivery
 from nbmr.errors import Failure, ProtocolError
 from nbmr.message import Message
 from nbmr.signing import Signer
+
+#: Bytes by which a chunk may come before its turn: more than a worker sends unconfirmed.
+_EARLY_BYTES = 64 << 20
 
 
 class Status(StrEnum):
@@ -94,11 +97,32 @@ class Outcome:
 
 @dataclass
 class _Chunks:
-    """A large result on its way. Some chunks may come twice, or late, where RabbitMQ was restarted."""
+    """A large result on its way. Some chunks may come twice, or late, where RabbitMQ was restarted.
 
-    body: bytearray
-    received: int = 0
+    It grows with what has come, and not by what a chunk says of its place.
+    """
+
+    body: bytearray = field(default_factory=bytearray)
     offsets: set[int] = field(default_factory=set)
+    received: int = 0
+
+    def add(self, offset: int, chunk: memoryview) -> bool:
+        """Put a chunk into its place; return whether it was new, and could have that place."""
+        if offset in self.offsets or offset > self.received + _EARLY_BYTES:
+            return False
+        end = offset + len(chunk)
+        if offset == len(self.body):
+            self.body += chunk
+        else:
+            self.body.extend(bytes(max(0, end - len(self.body))))
+            self.body[offset:end] = chunk
+        self.offsets.add(offset)
+        self.received += len(chunk)
+        return True
+
+    def whole(self, size: int) -> bool:
+        """Whether all is there."""
+        return self.received == len(self.body) == size
 
 
 @dataclass
@@ -144,6 +168,7 @@ class JobLog:
     #: What was told when each running task was started: attempt, worker, host, pid.
     _running: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
     _workers: set[str] = field(default_factory=set, repr=False)
+    #: Large results on their way, by their run.
     _chunks: dict[str, _Chunks] = field(default_factory=dict, repr=False)
     _failed: list[tuple[int, dict[str, Any], dict[str, Any], list[str]]] = field(
         default_factory=list, repr=False
@@ -165,10 +190,12 @@ class JobLog:
         return self.sealed and self._tasks is not None and len(self.outcomes) >= self._tasks
 
     @property
-    def unclaimed(self) -> int:
-        """How many tasks are neither answered nor running; 0 while they are being sent."""
+    def astray(self) -> int:
+        """How many tasks were sent and are neither running nor answered: queued, it is to be hoped."""
         with self.changed:
-            return (self._tasks or 0) - len(self.outcomes) - len(self._running) if self.sealed else 0
+            if self._tasks is None or self.ended:
+                return 0
+            return self._tasks - len(self.outcomes.keys() | self._running.keys())
 
     def progress(self) -> Progress:
         """Return how far it is."""
@@ -198,9 +225,8 @@ class JobLog:
                 return False
             self.status = status
             self.ended_at = time.monotonic()
-            if (
-                self.opened_at and status is not Status.CANCELLED
-            ):  # it may have ended long before this was read
+            # it may have ended long before this was read
+            if self.opened_at and status is not Status.CANCELLED:
                 self.ended_at = min(self.ended_at, self.started_at + max(0.0, self.heard_at - self.opened_at))
             self._running.clear()
             self._chunks.clear()
@@ -224,7 +250,7 @@ class JobLog:
             try:
                 self.heard_at = max(self.heard_at, entry.time)
                 getattr(self, f"_on_{entry.kind}")(entry)
-            except (KeyError, ValueError, TypeError, ProtocolError):  # signed, but of another version of nbmr
+            except (ProtocolError, KeyError, ValueError, TypeError):  # signed, but of another version of nbmr
                 self.rejected += 1
             status = self._ending()
             self.changed.notify_all()
@@ -240,17 +266,18 @@ class JobLog:
 
     def _on_opened(self, entry: Message) -> None:
         self.about = entry.fields
-        self.total = entry.fields["units"]
+        if not self.sealed:
+            self.total = entry.fields["units"]
         self.opened_at = entry.time
         self.started_at = time.monotonic() - max(0.0, time.time() - self.opened_at)
 
     def _on_sending(self, entry: Message) -> None:
-        self.sent = max(self.sent, int(entry.fields["sent"]))
+        self.sent = max(self.sent, entry.fields["sent"])
 
     def _on_kept(self, entry: Message) -> None:
         """Take note that somebody waits for the job; `heard_at` says when."""
         if mark := entry.fields.get("mark"):
-            self.marks.add(str(mark))
+            self.marks.add(mark)
 
     def _on_sealed(self, entry: Message) -> None:
         self.sealed, self._tasks, self.total = True, entry.fields["tasks"], entry.fields["units"]
@@ -270,7 +297,9 @@ class JobLog:
 
     def _note_death(self, task: int, fields: dict[str, Any], cause: str) -> None:
         story = f"attempt {fields['attempt']}: {cause}, on {fields['host']} (pid {fields['pid']})"
-        self._deaths.setdefault(task, []).append((fields.get("unit"), story))
+        stories = self._deaths.setdefault(task, [])
+        if (fields.get("unit"), story) not in stories:  # else: sent twice
+            stories.append((fields.get("unit"), story))
 
     def _note_silence(self, task: int) -> dict[str, Any]:
         """Note what became of an attempt that is over without a word; return what was told at its start."""
@@ -281,19 +310,11 @@ class JobLog:
         return silent
 
     def _on_chunk(self, entry: Message) -> None:
-        fields = entry.fields
-        run, offset, total = fields["run"], int(fields["offset"]), int(fields["total"])
-        if self.counts_only:
+        if entry.task in self.outcomes or self.counts_only:
             return
-        chunks = self._chunks.get(run)
-        if chunks is None:
-            chunks = self._chunks[run] = _Chunks(bytearray(total))
-        size = len(entry.payload)
-        if offset not in chunks.offsets and offset + size <= len(chunks.body):
-            chunks.offsets.add(offset)
-            chunks.body[offset : offset + size] = entry.payload
-            chunks.received += size
-            self.bytes_received += size
+        chunks = self._chunks.setdefault(entry.fields["run"], _Chunks())
+        if chunks.add(entry.fields["offset"], entry.payload):
+            self.bytes_received += len(entry.payload)
 
     def _on_result(self, entry: Message) -> None:
         fields = entry.fields
@@ -308,20 +329,23 @@ class JobLog:
         payload = entry.payload if fields.get("layout") else None
         writable = payload is not None and not payload.readonly
         if "chunked" in fields and not self.counts_only:
-            if chunks is None or chunks.received != fields["chunked"]:
+            if chunks is None or not chunks.whole(fields["chunked"]):
                 self.rejected += 1  # its chunks are not all there; it will come again
                 return
             payload, writable = memoryview(chunks.body), True
         else:
             self.bytes_received += len(entry.payload)
         layout = fields.get("layout", [])
+        _check_layout(payload, layout)
         failed = list(fields.get("failures", ()))
         if "all_failed" in fields:
             failed = [fields["all_failed"] | {"unit": unit} for unit in range(fields["count"])]
         if fields.get("failures_encoded") and payload is not None:
-            failed += json.loads(bytes(codec.slices(payload, layout[-1:])[0]))
+            failed += _decode_failures(payload, layout[-1:])
             layout = layout[:-1]
-        failures = {int(failure["unit"]): failure for failure in failed}
+        if any(failure["unit"] >= fields["count"] for failure in failed):
+            raise ProtocolError("a failure of a unit that its task doesn't have")
+        failures = {failure["unit"]: failure for failure in failed}
         if self.counts_only:
             payload = None
         self.outcomes[entry.task] = Outcome(
@@ -345,6 +369,23 @@ class JobLog:
         """Return the outcomes that came since the first `after` ones."""
         with self.changed:
             return list(islice(self.outcomes.values(), after, None))
+
+
+def _check_layout(payload: memoryview | None, layout: list[tuple[int, int]]) -> None:
+    try:
+        codec.slices(payload or memoryview(b""), layout)
+    except ValueError as exc:
+        raise ProtocolError(f"a result that isn't laid out as it says: {exc}") from exc
+
+
+def _decode_failures(payload: memoryview, place: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    try:
+        failures: list[dict[str, Any]] = json.loads(bytes(codec.slices(payload, place)[0]))
+    except (ValueError, RecursionError, IndexError) as exc:
+        raise ProtocolError("failures that can't be read") from exc
+    if not isinstance(failures, list) or not all(map(schema.failure, failures)):
+        raise ProtocolError("failures that make no sense")
+    return failures
 
 
 def _failure(number: int, failure: dict[str, Any], fields: dict[str, Any], story: list[str]) -> Failure:

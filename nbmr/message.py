@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbmr import codec
+from nbmr import codec, schema
 from nbmr.errors import ProtocolError
 from nbmr.signing import SIGNATURE_BYTES, Signer
 
@@ -45,27 +45,29 @@ class Message:
     payload: memoryview = field(default=memoryview(b""), repr=False)
 
     def expect(self, *kinds: str, job: str | None = None, queue: str | None = None) -> Message:
-        """Return the message if it belongs where it came from.
+        """Return the message if it belongs where it came from, and says what its kind must.
 
         Raises
         ------
         ProtocolError
-            If its kind, job or queue are not those of the place it was read from.
+            If its kind, job or queue are not those of the place it was read from, or a field is missing or
+            isn't what it must be.
         """
         if self.kind not in kinds:
-            raise ProtocolError(f"a message of kind {self.kind!r} where {' or '.join(kinds)} belongs")
+            raise ProtocolError(f"a message of kind {self.kind[:20]!r} where {' or '.join(kinds)} belongs")
         if job is not None and self.job != job:
-            raise ProtocolError(f"a message of job {self.job!r} in the log of job {job!r}")
+            raise ProtocolError(f"a message of job {self.job[:20]!r} in the log of job {job!r}")
         if queue is not None and self.fields.get("queue") != queue:
-            raise ProtocolError(f"a task for queue {self.fields.get('queue')!r} in queue {queue!r}")
+            raise ProtocolError(f"a task for another queue in queue {queue!r}")
+        schema.check(self.kind, self.fields)
         return self
 
     def buffers(self) -> list[codec.Buffer]:
         """Return the payload's buffers, as `nbmr.codec.encode` gave them, uncopied."""
         try:
             return codec.slices(self.payload, self.fields.get("layout", []))
-        except ValueError as exc:
-            raise ProtocolError(str(exc)) from exc
+        except (ValueError, TypeError) as exc:
+            raise ProtocolError(f"a message whose payload isn't laid out as it says: {exc}") from exc
 
 
 def seal(
@@ -135,8 +137,15 @@ def unseal(signer: Signer, body: bytes | bytearray | memoryview) -> Message:
         raise ProtocolError("a message whose header is longer than itself")
     try:
         header = json.loads(bytes(view[start : end - 4]))
-        kind, job, task = str(header.pop("kind")), str(header.pop("job")), int(header.pop("task"))
-        sent = int(header.pop("time")) / 1000
-    except (ValueError, KeyError, AttributeError, TypeError) as exc:
+        kind, job, task = header.pop("kind"), header.pop("job"), header.pop("task")
+        sealed = header.pop("time")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as exc:
         raise ProtocolError("a message whose header can't be read") from exc
-    return Message(kind, job, task, sent, header, view[:start])
+    if not (
+        isinstance(kind, str)
+        and schema.whole(sealed)
+        and (job == "" or schema.name(job))
+        and (task == -1 or schema.whole(task))
+    ):
+        raise ProtocolError("a message whose header can't be read: it says not what it is")
+    return Message(kind, job, task, sealed / 1000, header, view[:start])

@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from nbmr import private
 from nbmr.config import Settings
 from nbmr.errors import ConfigError, WorkerError
 from nbmr.node import living as living_process
@@ -111,9 +112,7 @@ class Pool:
         state = self.state()
         if not state:
             raise WorkerError("These workers have ended; start new ones with nbmr.workers(n).")
-        new = self.file.with_suffix(f".{os.getpid()}")
-        new.write_text(str(count))
-        new.replace(self.file.with_suffix(".want"))
+        private.write(self.file.with_suffix(".want"), str(count))
         os.kill(state["pid"], signal.SIGHUP)
 
     def stop(self, *, now: bool = False) -> None:
@@ -146,8 +145,7 @@ def folder(settings: Settings) -> Path:
         from jupyter_core.paths import jupyter_runtime_dir  # noqa: PLC0415 - slow to import
 
         place = Path(jupyter_runtime_dir()) / "nbmr-pools"
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return place
+    return private.make_folder(place)
 
 
 def living(settings: Settings) -> list[Pool]:
@@ -170,7 +168,7 @@ def start(
         me = os.getpid()
         options |= {"max_idle": MAX_IDLE, "client": [me, start_time(me)]}
     log = place / f"starting-{os.getpid()}-{time.monotonic_ns()}.log"
-    with log.open("wb") as errors:
+    with open(log, "wb", opener=private.opener) as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "nbmr.worker.pool"],
             stdin=subprocess.PIPE, stdout=errors, stderr=errors, start_new_session=True, env=_environment(),
@@ -245,15 +243,15 @@ def parse_bytes(size: int | str | None) -> int | None:
 @contextlib.contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
     """Let two kernels that start at the same moment start one pool."""
-    with (folder(settings) / "starting.lock").open("w") as file:
+    lock = folder(settings) / "starting.lock"
+    with open(lock, "w", opener=private.opener) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _environment() -> dict[str, str]:
     """Return the environment for workers: the broker's address and key come another way."""
-    secret = {"NBMR_URL", "NBMR_KEY"}
-    environment = {name: value for name, value in os.environ.items() if name not in secret}
+    environment = private.environment()
     # nbmr itself must be found even where it runs from a folder that is not installed
     here = str(Path(__file__).parent.parent)
     known = environment.get("PYTHONPATH", "")

@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from nbmr import config, frames, listing, node, pools, registry, topology
-from nbmr.broker import NotFound, connect
+from nbmr.broker import Consumer, NotFound, connect
 from nbmr.errors import BrokerUnreachable, ConfigError, NodeError
 from nbmr.job import Job
 from nbmr.joblog import JobLog
-from nbmr.keycheck import check_key
+from nbmr.keycheck import check_key, confirm_key, watch_key
 from nbmr.node import Presence
 from nbmr.sender import Sender
 from nbmr.signing import Signer
@@ -25,8 +25,6 @@ from nbmr.tasks import Call, Source
 
 #: Seconds for which a count of the listening workers is good.
 _COUNT_SECONDS = 1.0
-#: Seconds for which tasks are nowhere before it is said.
-_ASTRAY_SECONDS = 15.0
 #: Seconds that RabbitMQ has to answer at the start of a job, and while one is waited for.
 _START_SECONDS, _ANSWER_SECONDS = 30.0, 3.0
 #: Slots to cut for where no worker is seen yet.
@@ -50,14 +48,15 @@ class Session:
         self.settings = config.resolve(url, key, key_file, on_progress)
         self._signer = Signer(self.settings.key)
         self._presence = Presence(self.settings.node, "clients").hold() if self.settings.node else None
-        self._slots: dict[str, tuple[float, int]] = {}
-        #: Since when tasks of these jobs seem to be nowhere.
-        self._nowhere: dict[str, float] = {}
+        self._counts: dict[str, tuple[float, int, int]] = {}
+        self._watch: Consumer | None = None
+        self._key_in_doubt = False
         self._closed = False
         try:
             self._broker = connect(self.settings.url, self.settings.alive)
             if not self.settings.node:
                 check_key(self._broker, self._signer)
+                self._watch_key()
         except BaseException:
             self.close()
             raise
@@ -124,27 +123,43 @@ class Session:
 
     def slots(self, queue: str, timeout: float = _START_SECONDS) -> int:
         """Return how many slots of workers listen to a queue; asked of the broker at most once a second."""
-        known = self._slots.get(queue)
+        return self._count(queue, timeout)[1]
+
+    def _count(self, queue: str, timeout: float) -> tuple[int, int]:
+        """Return how many tasks wait in a queue, and how many slots listen to it."""
+        known = self._counts.get(queue)
         if known and time.monotonic() - known[0] < _COUNT_SECONDS:
-            return known[1]
+            return known[1:]
         try:
-            count = self._broker.count(topology.task_queue(queue), timeout)[1]
+            count = self._broker.count(topology.task_queue(queue), timeout)
         except NotFound:
-            count = 0
-        self._slots[queue] = (time.monotonic(), count)
+            count = (0, 0)
+        self._counts[queue] = (time.monotonic(), *count)
         return count
+
+    def _watch_key(self) -> None:
+        def lost() -> None:
+            self._key_in_doubt = True
+
+        self._watch = watch_key(self._broker, lost)
 
     def _look(self, job: Job) -> str:
         """Tell what keeps a job from going on; raise if it never will."""
         if self._broker.trouble:
             self._revive()
             return ""
+        if self._key_in_doubt:
+            confirm_key(self._broker, self._signer)
+            self._key_in_doubt = False
+            self._watch_key()
         queue = job.queue
         try:
             self._broker.knock()
-            if self.slots(queue, _ANSWER_SECONDS):
-                return self._astray(job)
+            queued, slots = self._count(queue, _ANSWER_SECONDS)
         except BrokerUnreachable:  # not now; if that lasts, the broker's trouble tells
+            return ""
+        if slots:
+            return job.stall.check(queued)
             return ""
         if hint := pools.hint(self.settings, queue):
             return hint
@@ -175,25 +190,13 @@ class Session:
         if self.settings.node:
             node.revive(self.settings.node)
 
-    def _astray(self, job: Job) -> str:
-        """Tell whether tasks of a job seem to be nowhere: neither queued, nor running, nor answered."""
-        if not job.unclaimed or self._broker.count(topology.task_queue(job.queue), _ANSWER_SECONDS)[0]:
-            self._nowhere.pop(job.id, None)
-            return ""
-        since = self._nowhere.setdefault(job.id, time.monotonic())
-        if time.monotonic() - since < _ASTRAY_SECONDS:
-            return ""
-        return (
-            f"{job.unclaimed} tasks of this job are neither queued nor running. Workers that are busy with"
-            " other tasks may hold them; if RabbitMQ was killed just after the queue was made, they are lost:"
-            " cancel the job and run it again."
-        )
-
     def close(self) -> None:
         """Give up the connection; jobs go on without it."""
         if self._closed:
             return
         self._closed = True
+        if self._watch:
+            self._watch.close()
         if hasattr(self, "_broker"):
             self._broker.release()
         if self._presence:

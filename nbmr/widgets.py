@@ -62,6 +62,7 @@ def state(job: Job) -> html.State:
         seconds_left=progress.seconds_left,
         rate=progress.rate,
         workers=len(progress.workers),
+        rejected=job.rejected,
         hint=job.hint,
         failure=first,
     )

@@ -18,7 +18,10 @@ HEARTBEAT = 8
 #: Seconds to wait for one host before the next is tried.
 CONNECT_SECONDS = 5.0
 _PORTS = {"amqp": 5672, "amqps": 5671}
-_OPTIONS = {"heartbeat", "cafile", "certfile", "keyfile", "server_name"}
+#: Options of a URL, named as in RabbitMQ's own (https://www.rabbitmq.com/uri-query-parameters.html).
+_TLS_OPTIONS = {"cacertfile", "certfile", "keyfile", "verify", "server_name_indication"}
+_OPTIONS = {"heartbeat"} | _TLS_OPTIONS
+_FILES = ("cacertfile", "certfile", "keyfile")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Address:
         options = dict(self.options)
         tls = None
         if self.tls:
-            tls = pika.SSLOptions(self._tls_context(options), options.get("server_name", self.host))
+            tls = pika.SSLOptions(_tls_context(options), options.get("server_name_indication", self.host))
         return pika.ConnectionParameters(
             host=self.host,
             port=self.port,
@@ -59,23 +62,18 @@ class Address:
             client_properties={"connection_name": connection_name, "product": "nbmr"},
         )
 
-    @staticmethod
-    def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=options.get("cafile"))
-            if "certfile" in options:
-                context.load_cert_chain(options["certfile"], options.get("keyfile"))
-        except (OSError, ssl.SSLError) as exc:
-            raise ConfigError(f"The URL's certificate files can't be read: {exc}") from exc
-        return context
-
 
 def parse(url: str) -> tuple[Address, ...]:
     """Read a broker's URL, or a list of them parted by commas or spaces.
 
-    ``amqp://user:password@host:5672/vhost`` or ``amqps://…``; several hosts may share the rest:
-    ``amqp://user:password@one,two:5673/vhost``. Options for ``amqps``: ``?cafile=…&certfile=…&keyfile=…``
-    ``&server_name=…``; for both: ``heartbeat`` in seconds.
+    ``amqp://user:password@host:5672/vhost``, or ``amqps://…`` for TLS; several hosts may share the rest:
+    ``amqp://user:password@one,two:5673/vhost``. Behind ``?``, joined by ``&``, may stand:
+
+    - ``heartbeat``: seconds between two heartbeats.
+    - ``cacertfile``: certificates of the authorities that are trusted; by default, those of the system.
+    - ``certfile``, ``keyfile``: the client's own certificate and its key, where the broker asks for one.
+    - ``server_name_indication``: the name that the broker's certificate has to be for; by default, the host.
+    - ``verify=verify_none``: don't check the broker's certificate at all. The default is ``verify_peer``.
 
     Raises
     ------
@@ -107,9 +105,7 @@ def _parse(url: str) -> list[Address]:
         )
     if not options.get("heartbeat", "1").isdigit():
         raise ConfigError(f"The URL's heartbeat is {options['heartbeat']!r}; it has to be whole seconds.")
-    for name in ("cafile", "certfile", "keyfile"):
-        if name in options and not Path(options[name]).is_file():
-            raise ConfigError(f"The URL's {name} {options[name]!r} is not a file here.")
+    _check_tls(parts.scheme, options)
     found = []
     for host in hosts.split(","):
         name, port = _host(host.strip(), _PORTS[parts.scheme])
@@ -125,6 +121,40 @@ def _parse(url: str) -> list[Address]:
             )
         )
     return found
+
+
+def _check_tls(scheme: str, options: dict[str, str]) -> None:
+    tls = sorted(options.keys() & _TLS_OPTIONS)
+    if tls and scheme != "amqps":
+        raise ConfigError(f"The URL's {tls[0]} is for TLS; write amqps:// in place of {scheme}://.")
+    for name in _FILES:
+        if name in options and not Path(options[name]).is_file():
+            raise ConfigError(f"The URL's {name} {options[name]!r} is not a file here.")
+    if "keyfile" in options and "certfile" not in options:
+        raise ConfigError(
+            "The URL has a keyfile and no certfile; a client's key is of use with its certificate."
+        )
+    if options.get("verify", "verify_peer") not in ("verify_peer", "verify_none"):
+        raise ConfigError(
+            f"The URL's verify is {options['verify']!r}; it has to be verify_peer or verify_none."
+        )
+
+
+def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=options.get("cacertfile"))
+        if "certfile" in options:
+            context.load_cert_chain(options["certfile"], options.get("keyfile"), _no_passphrase)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigError(f"The URL's certificate files can't be read: {exc}") from exc
+    if options.get("verify") == "verify_none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _no_passphrase() -> str:
+    raise ConfigError("The URL's keyfile is encrypted. Give one without a passphrase, readable by you alone.")
 
 
 def _host(text: str, default_port: int) -> tuple[str, int]:

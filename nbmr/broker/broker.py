@@ -199,6 +199,7 @@ class Broker:
         try:
             self.count(queue)
         except NotFound:
+            self._declared.pop(queue.name, None)
             return False
         return True
 

@@ -92,10 +92,12 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika's types a
         if kind == spec.FRAME_BODY:
             self._body_channel, self._body_missing = channel, length
             return _HEAD.size
-        size, value = frame.decode_frame(bytes(data[: length + _HEAD_AND_END]))
-        if value is not None:
-            self._process_frame(value)
-        return int(size)
+        size = int(length) + _HEAD_AND_END
+        if len(data) < size:
+            return 0
+        whole = bytes(data[:size])
+        self._process_frame(_header(whole) if kind == spec.FRAME_HEADER else frame.decode_frame(whole)[1])
+        return size
 
 
 class _Assembler:
@@ -137,3 +139,16 @@ class _Assembler:
             return None
         body, self._body = self._body, bytearray()
         return self._method, self._header, body
+
+
+def _header(data: bytes) -> frame.Header:
+    """Decode a message's properties; those that pika can't decode are none.
+
+    Whoever can publish chooses them, and RabbitMQ hands them on as they are: a date of the year 10**11, say.
+    """
+    try:
+        return frame.decode_frame(data)[1]
+    except Exception:  # noqa: BLE001 - anything: pika decodes them without checking
+        _, channel, _ = _HEAD.unpack_from(data)
+        (size,) = struct.unpack_from(">Q", data, spec.FRAME_HEADER_SIZE + 4)
+        return frame.Header(channel, size, pika.BasicProperties())

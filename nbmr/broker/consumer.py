@@ -158,11 +158,10 @@ class Consumer:
         self.subscribed.set()
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        headers = properties.headers or {}
-        offset = int(headers.get("x-stream-offset", -1))
-        if offset >= 0:
+        offset = _count(properties.headers, "x-stream-offset", -1)
+        if offset >= 0 and self._offset is not None:
             self._offset = offset + 1
-        returned = int(headers.get("x-delivery-count", 0))
+        returned = _count(properties.headers, "x-delivery-count", 0)
         self._on_delivery(Delivery(body, returned, offset, method.delivery_tag, channel, self))
 
     def _on_channel_closed(self, channel: Any, reason: Any) -> None:
@@ -181,3 +180,9 @@ class Consumer:
         self._forget()
         if self._on_lost:
             self._on_lost(refusal(reason))
+
+
+def _count(headers: dict[str, Any] | None, name: str, otherwise: int) -> int:
+    """Return what RabbitMQ counts in a header; whoever publishes may have written anything there."""
+    value = (headers or {}).get(name)
+    return value if isinstance(value, int) and value >= 0 else otherwise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +47,18 @@ def translate(exc: BaseException | str, address: Address) -> BrokerError:
     """Return the error that tells a person why there is no connection to that address."""
     where = f"RabbitMQ at {address.host}:{address.port}"
     found = list(_causes(exc)) if isinstance(exc, BaseException) else []
+    if refused := _refusal(found, where, address):
+        return refused
+    if unreachable := _no_connection(found, where, address):
+        return BrokerUnreachable(unreachable)
+    why = next((str(c) for c in reversed(found) if str(c)), None) or (
+        exc if isinstance(exc, str) else repr(exc)
+    )
+    return BrokerUnreachable(f"{where} doesn't answer: {why}. Check host and port in the URL, and firewalls.")
+
+
+def _refusal(found: list[BaseException], where: str, address: Address) -> BrokerError | None:
+    """Tell that RabbitMQ answered, and doesn't let us in."""
     for cause in found:
         code = getattr(cause, "reply_code", None)
         text = getattr(cause, "reply_text", "")
@@ -60,22 +71,71 @@ def translate(exc: BaseException | str, address: Address) -> BrokerError:
             return AccessRefused(
                 f"{where} refuses user {address.user!r} or the password. Check both in the URL."
             )
+    return None
+
+
+def _no_connection(found: list[BaseException], where: str, address: Address) -> str:
+    """Tell why there is no connection, where that can be told."""
     for cause in found:
         if isinstance(cause, socket.gaierror):
-            return BrokerUnreachable(f"There is no host called {address.host!r}. Check the host in the URL.")
-        if isinstance(cause, ssl.SSLError):
-            return BrokerUnreachable(f"No TLS connection to {where}: {cause}. Check the certificates.")
+            return f"There is no host called {address.host!r}. Check the host in the URL."
         if isinstance(cause, ConnectionRefusedError):
-            return BrokerUnreachable(
+            return (
                 f"Nothing listens at {address.host}:{address.port}. Is RabbitMQ running there, and is the"
                 " port right?"
             )
-    why = next((str(c) for c in reversed(found) if str(c)), None) or (
-        exc if isinstance(exc, str) else repr(exc)
-    )
-    if "Timeout while setting up AMQP" in why:  # pika's own text is about pika
-        why = "it accepts connections, and then says nothing"
-    return BrokerUnreachable(f"{where} doesn't answer: {why}. Check host and port in the URL, and firewalls.")
+    said = " ".join(map(str, found))
+    closed = any(isinstance(cause, exceptions.IncompatibleProtocolError) for cause in found)
+    if address.tls and ("SSL" in said or closed):
+        given = "certfile" in dict(address.options)
+        return _of_tls(said, where, closed=closed, given=given)
+    if closed:
+        return (
+            f"{where} doesn't answer in plain AMQP. If the port is one for TLS (usually 5671 is), write amqps://"
+            " in the URL; if not, something else than RabbitMQ listens there."
+        )
+    return ""
+
+
+def _of_tls(said: str, where: str, *, closed: bool, given: bool) -> str:
+    """Explain OpenSSL's error; its text is in other exceptions' texts, with its code in capitals.
+
+    Parameters
+    ----------
+    said, where
+        Those texts; which server.
+    closed
+        Whether the connection was closed after the handshake. With TLS 1.3 a server refuses a client's
+        certificate only then; it says so, but is not always heard.
+    given
+        Whether the client has a certificate.
+    """
+    code = re.sub(r"[^A-Z0-9]+", "_", said.upper())
+    if found := re.search(r"certificate verify failed: (.*?)\.? *\(_ssl", said):
+        return f"The certificate of {where} is refused: {found[1]}. {_advice(found[1])}"
+    if re.search("WRONG_VERSION_NUMBER|RECORD_LAYER|PACKET_LENGTH", code):
+        return (
+            f"{where} doesn't speak TLS on that port. Give the port of its TLS listener (usually 5671), or"
+            " write amqp:// in the URL, for a connection that anybody on the way can read."
+        )
+    if given and (closed or "_ALERT_" in code):
+        alert = re.search("alert [a-z ]+", said)
+        why = f" ({alert[0].strip()})" if alert else ""
+        return (
+            f"{where} seems to refuse the client's certificate{why}. Check certfile and keyfile in the URL."
+        )
+    if closed or "HANDSHAKE_FAILURE" in code:
+        return f"{where} seems to ask for a client certificate. Give one by ?certfile=…&keyfile=… in the URL."
+    return f"No TLS connection to {where}: {said}. Check the certificates, and the port."
+
+
+def _advice(reason: str) -> str:
+    """Tell what to do about a certificate that is not to be trusted."""
+    if "valid for" in reason:
+        return "Write the certificate's name as the URL's host, or as ?server_name_indication=…"
+    if "expired" in reason or "not yet valid" in reason:
+        return "It has to be renewed, or a clock is wrong."
+    return "Name the authority that signed it by ?cacertfile=… in the URL."
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:

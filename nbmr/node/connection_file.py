@@ -7,13 +7,11 @@ is written with mode 0600, and refused when somebody else could have read or wri
 from __future__ import annotations
 
 import json
-import os
-import stat
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from nbmr import private
 from nbmr.errors import ConfigError
 
 NAME = "nbmr-node.json"
@@ -46,6 +44,9 @@ class ConnectionInfo:
     #: When the node was started, in seconds since the epoch.
     started: float
 
+    def __reduce__(self) -> str:
+        raise TypeError("a signing key doesn't travel, nor does what holds it")
+
     @property
     def port(self) -> int:
         """Port of the AMQP listener on 127.0.0.1."""
@@ -74,10 +75,8 @@ def read(file: Path | None = None) -> ConnectionInfo | None:
     """
     file = file or path()
     try:
-        with file.open(encoding="utf-8") as f:
-            _refuse_if_exposed(file, os.fstat(f.fileno()))
-            return _parse(f.read())
-    except (FileNotFoundError, NotADirectoryError):
+        return _parse(private.read(file, "The connection file", lambda: f"; or {_elsewhere()}"))
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
         return None
     except PermissionError as e:
         raise ConfigError(f"{file} can't be read. Is it another user's? Delete it, or {_elsewhere()}") from e
@@ -86,15 +85,8 @@ def read(file: Path | None = None) -> ConnectionInfo | None:
 def write(info: ConnectionInfo, file: Path | None = None) -> None:
     """Write the connection file at once as a whole, readable by this user only."""
     file = file or path()
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)  # mode 0600
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as f:
-            json.dump(asdict(info), f, indent=1)
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    private.make_folder(file.parent)
+    private.write(file, json.dumps(asdict(info), indent=1))
 
 
 def remove(file: Path | None = None) -> None:
@@ -115,18 +107,6 @@ def _parse(text: str) -> ConnectionInfo | None:
     except (ValueError, TypeError, AttributeError):
         return None
     return info if valid else None
-
-
-def _refuse_if_exposed(file: Path, status: os.stat_result) -> None:
-    if status.st_uid != os.getuid():
-        raise ConfigError(
-            f"{file} belongs to another user, so it isn't trusted. Delete it, or {_elsewhere()}"
-        )
-    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        mode = stat.S_IMODE(status.st_mode)
-        raise ConfigError(
-            f"{file} holds a password, and other users can get at it (mode {mode:o}). Run: chmod 600 '{file}'"
-        )
 
 
 def _elsewhere() -> str:

@@ -18,6 +18,7 @@ from typing import Self
 
 import psutil
 
+from nbmr import private
 from nbmr.errors import NodeError
 from nbmr.node import processes
 from nbmr.node.presence import nobody, try_lock
@@ -149,7 +150,7 @@ def end_orphans(state_dir: Path) -> None:
 def check_disk(state_dir: Path, needed: int = DISK_NEEDED) -> None:
     """Make the folder, if need be, and raise `NodeError` where its disk has too little room."""
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.make_folder(state_dir)
         free = shutil.disk_usage(state_dir).free
     except OSError as e:
         raise NodeError(

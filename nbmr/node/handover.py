@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nbmr import errors
+from nbmr import errors, private
 from nbmr.errors import NodeError
 from nbmr.node import processes
 from nbmr.node.folder import Folder
@@ -149,9 +149,9 @@ def start(connection_file: Path, lock: int, wait: Wait, what: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Our environment, in which the keeper also finds an nbmr that is on this process's path only."""
+    """Our environment without its secrets; in it the keeper finds the nbmr that runs here."""
     ours = str(Path(__file__).resolve().parents[2])
     if ours in [*site.getsitepackages(), site.getusersitepackages()]:
-        return dict(os.environ)
+        return private.environment()
     theirs = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([theirs, ours] if theirs else [ours])}
+    return {**private.environment(), "PYTHONPATH": os.pathsep.join([theirs, ours] if theirs else [ours])}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nbmr import private
 from nbmr.errors import NodeError
 from nbmr.node import connection_file, handover, processes
 from nbmr.node.connection_file import ConnectionInfo
@@ -43,14 +44,14 @@ def ensure(on_progress: Callable[[str], None] | None = None, timeout: float = 60
     NodeError
         The node can't be started; says why.
     ConfigError
-        Other users can get at the connection file.
+        Other users can get at the connection file or its folder.
     """
     wait = Wait(on_progress, timeout)
     file = connection_file.path()
     info = connection_file.read(file)
     if info and _answers(info):
         return info
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.make_folder(file.parent)
     lock = os.open(handover.lock_file(file), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         while not try_lock(lock):

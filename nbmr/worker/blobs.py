@@ -96,7 +96,7 @@ class Blobs:
             self._kept.popitem(last=False)[1].close()
 
     def _read(self, job: str, reference: dict[str, Any], cancelled: Callable[[], bool]) -> BinaryIO:
-        size = int(reference["size"])
+        size = reference["size"]
         chunks: queue.SimpleQueue[Delivery | BrokerError] = queue.SimpleQueue()
         file = tempfile.TemporaryFile(prefix="nbmr-")  # noqa: SIM115 - it lives as long as the blob is kept
         consumer = self._broker.consume(
@@ -129,12 +129,12 @@ class Blobs:
         except ProtocolError as exc:
             self._on_rejected(exc)
             return
-        if chunk.fields.get("name") != reference["name"]:
+        if chunk.fields["name"] != reference["name"]:
             self._on_rejected(ProtocolError("a chunk of another blob"))
             return
-        offset = int(chunk.fields["offset"])
+        offset = chunk.fields["offset"]
         if missing.get(offset, -1) < len(chunk.payload):
-            return  # sent twice, after a reconnect
+            return  # sent twice, after a reconnect; or not of this length
         os.pwrite(file.fileno(), chunk.payload, offset)
         rest = missing.pop(offset) - len(chunk.payload)
         if rest:

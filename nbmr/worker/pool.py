@@ -21,6 +21,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from nbmr import private
 from nbmr.node import identity
 from nbmr.worker.cleaner import clean_after
 
@@ -174,7 +175,7 @@ class Pool:
         self._events.put(("exit", worker, ""))
 
     def _tell(self) -> None:
-        """Write how it goes; by another name first, so that nobody reads half of it."""
+        """Write how it goes."""
         state = {
             **identity(),
             "queue": self._options["queue"],
@@ -183,9 +184,7 @@ class Pool:
             "ready": sorted(self._ready - self._leaving),
             "failed": self._failed,
         }
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(state))
-        new.replace(self._file)
+        private.write(self._file, json.dumps(state))
 
 
 def _cause(status: int) -> str:

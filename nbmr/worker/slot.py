@@ -44,9 +44,6 @@ _FOR_CHILD = (
     "stop_at_error",
 )
 
-#: What every task must say.
-TASK_FIELDS = frozenset(_FOR_CHILD) | {"start", "rows", "queue", "timeout", "versions", "data_blob"}
-
 _log = logging.getLogger(__name__)
 
 
@@ -146,8 +143,7 @@ class Slot(threading.Thread):
         try:
             task = worker.task(delivery)
         except ProtocolError as exc:
-            worker.reject(exc)
-            delivery.ack()
+            worker.rejects.drop(delivery, exc)
             return
         self._job = task.job
         try:
@@ -275,6 +271,7 @@ class Slot(threading.Thread):
                     self._worker.log(
                         task, "died", attempt=times, unit=death.unit, cause=str(death), output=output, **who
                     )
+                    self._worker.log(task, "started", attempt=attempt, **who)
                     continue
                 why = {"reason": "lost", "summary": _story(times, death), "attempts": times, "output": output}
                 lost[death.unit] = why | {"unit": death.unit}

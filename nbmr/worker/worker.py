@@ -25,7 +25,8 @@ from nbmr.node import Presence, abandoned, living
 from nbmr.signing import Signer
 from nbmr.worker.blobs import Blobs
 from nbmr.worker.janitor import Janitor
-from nbmr.worker.slot import TASK_FIELDS, Slot
+from nbmr.worker.rejects import Rejects
+from nbmr.worker.slot import Slot
 
 #: Jobs that a worker remembers as over, or as alive.
 _REMEMBERED = 10_000
@@ -33,8 +34,6 @@ _REMEMBERED = 10_000
 _TRUSTED = 10.0
 #: Seconds for which a worker waits for a private node whose keeper is dead.
 _ABANDONED = 60.0
-#: Rejected messages that are logged each; after that, one in a thousand.
-_ALL_LOGGED = 10
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +64,9 @@ class Options:
         if self.slots < 1:
             raise ConfigError(f"slots={self.slots} has to be at least 1.")
 
+    def __reduce__(self) -> str:
+        raise TypeError("a signing key doesn't travel, nor does what holds it")
+
     def __repr__(self) -> str:
         return f"Options(queue={self.queue!r}, slots={self.slots})"
 
@@ -89,7 +91,6 @@ class Worker:
         self.queue, self.memory_limit = options.queue, options.memory_limit
         self.signer = Signer(options.key)
         self.identity = {"host": platform.node(), "worker": f"{platform.node()}:{os.getpid()}"}
-        self.rejected = 0
         self._options, self._on_ready = options, on_ready
         #: Jobs and tasks that are over; a job as a whole has task -1.
         self._over: OrderedDict[tuple[str, int], None] = OrderedDict()
@@ -105,9 +106,11 @@ class Worker:
         self._presence = Presence(Path(options.node), "jobs") if options.node else None
         self._abandoned_since: float | None = None
         self.broker: Broker = connect(options.url, self._hopes)
-        self.blobs = Blobs(self.broker, self.signer, self.reject)
         if not options.node:
             check_key(self.broker, self.signer)
+        #: Messages that are not genuine.
+        self.rejects = Rejects(self.broker, self.signer, None if options.node else self.fail)
+        self.blobs = Blobs(self.broker, self.signer, self.rejects.note)
         self._janitor = Janitor(self.broker, self.signer, options.node)
         self._slots = [Slot(self, number) for number in range(options.slots)]
 
@@ -202,6 +205,7 @@ class Worker:
                 slot.join(0.1)
         self._janitor.stop()
         self._dead.close()
+        self.rejects.close()
         self.broker.release()
         if self._presence:
             self._presence.release()
@@ -216,7 +220,7 @@ class Worker:
         try:
             order = message.unseal(self.signer, delivery.body).expect("cancel")
         except ProtocolError as exc:
-            self.reject(exc)
+            self.rejects.note(exc)
         else:
             self.forget(order.job, order.task)
         delivery.ack()
@@ -281,28 +285,18 @@ class Worker:
         Raises
         ------
         ProtocolError
-            If it isn't genuine, not for this worker, or lacks something.
+            If it isn't genuine, not for this worker, or makes no sense.
         """
-        task = message.unseal(self.signer, delivery.body).expect("task", queue=self.queue)
-        if lacking := TASK_FIELDS - task.fields.keys():
-            raise ProtocolError(f"a task without {', '.join(sorted(lacking))}: of another version of nbmr")
-        return task
+        return message.unseal(self.signer, delivery.body).expect("task", queue=self.queue)
 
-    # ---------------------------------------------------------------- messages that went astray
-
-    def reject(self, error: ProtocolError) -> None:
-        """Count a message that is not genuine; nothing in it was looked at."""
-        self.rejected += 1
-        if self.rejected <= _ALL_LOGGED or self.rejected % 1000 == 0:
-            _log.warning("rejected %s (%d so far)", error, self.rejected)
+    # ---------------------------------------------------------------- tasks that were given back too often
 
     def _on_dead(self, delivery: Delivery) -> None:
         """Note in its job's log that a task was given back too often."""
         try:
             task = self.task(delivery)
         except ProtocolError as exc:
-            self.reject(exc)
-            delivery.ack()
+            self.rejects.drop(delivery, exc)
             return
         why = {
             "reason": "lost",

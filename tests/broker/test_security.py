@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,30 +15,12 @@ from nbmr.message import Message
 from nbmr.signing import Signer, new_key
 
 
-class Touch:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, file):
-        self.file = str(file)
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.file),)
-
-
 @pytest.fixture
 def stranger(server):
     """Who knows the broker's password, and not the key."""
     broker = connect(server.info.url.replace("127.0.0.1", "localhost"))
     yield broker
     broker.release()
-
-
-@pytest.fixture
-def evil(tmp_path):
-    """A file that must not come into being."""
-    file = tmp_path / "evil"
-    yield file
-    assert not file.exists()
 
 
 @pytest.fixture
@@ -65,15 +45,6 @@ def publish(stranger, queue, *bodies):
         assert stranger.publish(topology.TASKS_EXCHANGE, queue, [body] if body else []).result(10)
 
 
-def rejections(client, queue):
-    """What the workers of a queue have logged of rejected messages."""
-    text = ""
-    for pool in pools.living(client.settings):
-        if pool.state().get("queue") == queue:
-            text += pool.file.with_suffix(".log").read_text()
-    return re.findall(r"rejected (.*) \((\d+) so far\)", text)
-
-
 def task(signer, job, queue, payload, **other):
     """A task as `nbmr.sender` would send it, but for what differs."""
     buffers = codec.encode_function(payload, (), {})
@@ -92,10 +63,9 @@ def task(signer, job, queue, payload, **other):
 # ---------------------------------------------------------------- to workers
 
 
-def test_workers_reject_what_is_not_genuine(client, stranger, queue, captured, evil, eventually):
+def test_workers_reject_what_is_not_genuine(client, stranger, queue, captured, touch, eventually, rejections):
     genuine, job = captured
     ours, theirs = Signer(client.settings.key), Signer(new_key())
-    touch = Touch(evil)
     forged = task(theirs, job.id, queue, touch)
     flipped = bytearray(genuine)
     flipped[len(genuine) // 3] ^= 1
@@ -146,7 +116,7 @@ def test_a_task_that_comes_twice_counts_once(client, stranger, queue, captured):
         assert job.progress.done == 1
 
 
-def test_cancellations_by_strangers_are_ignored(client, stranger, queue, tmp_path, eventually):
+def test_cancellations_by_strangers_are_ignored(client, stranger, queue, tmp_path, eventually, rejections):
     gate, started = tmp_path / "gate", tmp_path / "started"
 
     def fn(x):
@@ -170,7 +140,7 @@ def test_cancellations_by_strangers_are_ignored(client, stranger, queue, tmp_pat
         job.forget()
 
 
-def test_a_blob_that_was_tampered_with_is_not_used(client, stranger, queue, evil, monkeypatch):
+def test_a_blob_that_was_tampered_with_is_not_used(client, stranger, queue, touch, monkeypatch):
     """Chunks of strangers are passed over; the genuine ones make the blob."""
     monkeypatch.setattr(pools, "ensure", lambda *_: None)
     table = os.urandom(300_000)
@@ -178,7 +148,7 @@ def test_a_blob_that_was_tampered_with_is_not_used(client, stranger, queue, evil
     job._sending.join(10)
     (blob,) = job.blobs
     theirs = Signer(new_key())
-    chunk = message.seal_raw(theirs, "blob", [pickle.dumps(Touch(evil))], job=job.id, name="fn", offset=0)
+    chunk = message.seal_raw(theirs, "blob", [pickle.dumps(touch)], job=job.id, name="fn", offset=0)
     assert stranger.append(blob, chunk).result(10)
     with client.workers(1, queue=queue):
         assert job.result(20) == [table[1], table[2]]
@@ -188,7 +158,7 @@ def test_a_blob_that_was_tampered_with_is_not_used(client, stranger, queue, evil
 # ---------------------------------------------------------------- to clients
 
 
-def test_clients_reject_what_is_not_genuine(client, stranger, queue, evil, eventually, monkeypatch):
+def test_clients_reject_what_is_not_genuine(client, stranger, queue, touch, eventually, monkeypatch):
     monkeypatch.setattr(pools, "ensure", lambda *_: None)
     job = client.submit([1, 2], lambda x: x * 10, queue=queue)
     job._sending.join(10)
@@ -198,14 +168,14 @@ def test_clients_reject_what_is_not_genuine(client, stranger, queue, evil, event
         "start": 0, "count": 2, "of": 2, "failures": [], "seconds": 0.0, "run": "", "pid": 1, "host": "h",
         "worker": "w",
     }  # fmt: skip
-    result = {"job": job.id, "task": 0, "buffers": codec.encode([Touch(evil), Touch(evil)])}
+    result = {"job": job.id, "task": 0, "buffers": codec.encode([touch, touch])}
     bad = [
         message.seal(theirs, "result", **result, **fields),
         message.seal(ours, "result", **result | {"job": "0" * 12}, **fields),
         message.seal(ours, "task", **result, **fields),
         message.seal(theirs, "sealed", job=job.id, tasks=0, units=0),
         [b"".join(message.seal(ours, "result", **result, **fields))[:-5]],
-        [pickle.dumps(Touch(evil))],
+        [pickle.dumps(touch)],
         [],
     ]
     for body in bad:
@@ -251,11 +221,11 @@ def test_a_genuine_task_that_makes_no_sense_does_not_stop_the_worker(client, str
 
 
 def test_a_signed_task_of_other_versions_is_refused_before_it_is_decoded(
-    client, stranger, queue, captured, evil
+    client, stranger, queue, captured, touch
 ):
     _, job = captured
     ours = Signer(client.settings.key)
-    body = task(ours, job.id, queue, Touch(evil), versions={"python": "3.8.10", "pandas": "1.0.0"})
+    body = task(ours, job.id, queue, touch, versions={"python": "3.8.10", "pandas": "1.0.0"})
     with client.workers(1, queue=queue):
         publish(stranger, queue, body)
         with pytest.raises(nbmr.VersionMismatch, match=r"Python 3\.8\.10 on the client"):

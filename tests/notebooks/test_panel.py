@@ -21,7 +21,8 @@ from nbmr.joblog import Progress
 from nbmr.progress import follow, starting
 
 class Job:
-    id, name, status, hint, done, failures = "4f2a", "<script>alert(1)</script>", "pending", "", 0, []
+    id, name, status, hint, rejected = "4f2a", "<script>alert(1)</script>", "pending", "", 0
+    done, failures = 0, []
     workers = frozenset(["one", "two"])
 
     def __init__(self, total, seconds_each):

@@ -71,7 +71,12 @@ def test_several_urls(separator):
         ("amqp://host:70000", "out of range"),
         ("amqp://host?heartbeet=5", "heartbeet"),
         ("amqp://host?heartbeat=soon", "soon"),
-        ("amqps://host?cafile=/no/such/file", "/no/such/file"),
+        ("amqps://host?cacertfile=/no/such/file", "/no/such/file"),
+        ("amqps://host?keyfile=/dev/null", "not a file"),
+        (f"amqps://host?keyfile={__file__}", "no certfile"),
+        ("amqps://host?verify=no", "verify_none"),
+        ("amqp://host?verify=verify_none", "amqps://"),
+        (f"amqp://host?cacertfile={__file__}", "amqps://"),
     ],
 )
 def test_wrong_urls_say_what_is_wrong(url, said):
@@ -109,7 +114,7 @@ def test_pikas_parameters():
 
 
 def test_tls_checks_certificates_and_names():
-    (address,) = parse("amqps://host?server_name=other")
+    (address,) = parse("amqps://host?server_name_indication=other")
     options = address.parameters("x").ssl_options
     assert options.context.verify_mode == ssl.CERT_REQUIRED
     assert options.context.check_hostname
@@ -117,9 +122,17 @@ def test_tls_checks_certificates_and_names():
     assert parse("amqps://host")[0].parameters("x").ssl_options.server_hostname == "host"
 
 
+def test_tls_checks_are_off_only_where_that_is_spelled_out():
+    for query in ("", "?verify=verify_peer"):
+        options = parse(f"amqps://host{query}")[0].parameters("x").ssl_options
+        assert (options.context.verify_mode, options.context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    options = parse("amqps://host?verify=verify_none")[0].parameters("x").ssl_options
+    assert (options.context.verify_mode, options.context.check_hostname) == (ssl.CERT_NONE, False)
+
+
 def test_a_certificate_file_that_is_none(tmp_path):
     file = tmp_path / "ca.pem"
     file.write_text("nothing")
-    (address,) = parse(f"amqps://host?cafile={file}")
+    (address,) = parse(f"amqps://host?cacertfile={file}")
     with pytest.raises(ConfigError, match="certificate"):
         address.parameters("x")

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from nbmr import config, node
+from nbmr.codec import encode_function
 from nbmr.config import Settings, read_key, resolve
-from nbmr.errors import ConfigError
+from nbmr.errors import ConfigError, PickleError
 
 URL, KEY = "amqp://me:secret@broker", "k" * 64
 
@@ -113,6 +116,7 @@ def test_a_key_file_that_is_none(tmp_path):
     with pytest.raises(ConfigError, match="can't be read"):
         read_key(tmp_path)
     (tmp_path / "noise").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "noise").chmod(0o600)
     with pytest.raises(ConfigError, match="can't be read"):
         read_key(tmp_path / "noise")
 
@@ -124,5 +128,18 @@ def test_an_empty_key_file_is_no_key(tmp_path):
         resolve(URL, key_file=file)
 
 
+def test_a_key_file_of_another_user_is_refused(key_file, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 4321)
+    with pytest.raises(ConfigError, match=f"chown 4321 {key_file}"):
+        read_key(key_file)
+
+
 def test_no_representation_shows_secrets():
     assert repr(Settings(URL, KEY, "/data")) == "Settings(node='/data', job_ttl=86400.0)"
+
+
+def test_settings_do_not_travel():
+    """A function that reaches them would put the key into a task."""
+    settings = Settings(URL, KEY)
+    with pytest.raises(PickleError, match="key doesn't travel"):
+        encode_function(lambda: settings)

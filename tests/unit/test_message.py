@@ -33,7 +33,7 @@ def test_round_trip():
 
 @given(
     kind=st.text(max_size=10),
-    job=st.text(max_size=20),
+    job=st.from_regex(r"[A-Za-z0-9_\-]{0,20}", fullmatch=True),
     task=st.integers(-1, 2**40),
     payload=st.binary(max_size=100),
     fields=st.dictionaries(
@@ -126,6 +126,15 @@ def header(data):
         (header([]), "can't be read"),
         (header({"job": "", "task": 0}), "can't be read"),
         (header({"kind": "a", "job": "", "task": "x"}), "can't be read"),
+        (header({"kind": "a", "job": "", "task": True}), "can't be read"),
+        (header({"kind": "a", "job": "", "task": float("inf")}), "can't be read"),
+        (header({"kind": "a", "job": "", "task": 2**60}), "can't be read"),
+        (header({"kind": ["a"], "job": "", "task": 0}), "can't be read"),
+        (header({"kind": "a", "job": "x" * 200, "task": 0}), "can't be read"),
+        (header({"kind": "a", "job": "a.blob.b", "task": 0}), "can't be read"),
+        (header({"kind": "a", "job": "\ud800", "task": 0}), "can't be read"),
+        (header(b"[" * 100_000), "can't be read"),
+        (header(b"9" * 10_000), "can't be read"),
         (header(b""), "can't be read"),
     ],
 )
@@ -134,7 +143,14 @@ def test_signed_nonsense_is_refused_as_such(text, said):
         unseal(OURS, signed(text))
 
 
-@pytest.mark.parametrize("layout", [[[0, 10**9]], [[-5, 3]], [[0]]])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        [[0, 10**9]], [[10**30, 1]], [[0, 2**64]], [[-5, 3]], [[-3, 2]], [[-3, -2]], [[2, -1]],
+        [[1, 2], [0, 1]], [[0, 2], [1, 2]], [[0]], [[0, 1, 2]], [["0", 1]], [[0.0, 1]], [0, 1], 7, {"0": 1},
+        [None], [[None, 1]],
+    ],
+)  # fmt: skip
 def test_a_layout_that_does_not_fit_is_refused(layout):
     opened = unseal(OURS, b"".join(seal_raw(OURS, "result", [b"abc"], layout=layout)))
     with pytest.raises(ProtocolError):
@@ -143,12 +159,15 @@ def test_a_layout_that_does_not_fit_is_refused(layout):
 
 def test_a_genuine_message_in_the_wrong_place_is_refused():
     opened = unseal(OURS, body(job="ab", queue="gpu"))
-    assert opened.expect("result", "task", job="ab", queue="gpu") is opened
+    with pytest.raises(ProtocolError, match="'task' with no 'start': of another version"):
+        opened.expect("result", "task", job="ab", queue="gpu")
+    cancel = unseal(OURS, body(kind="cancel", job="ab"))
+    assert cancel.expect("task", "cancel", job="ab") is cancel
     with pytest.raises(ProtocolError, match="kind 'task' where result belongs"):
         opened.expect("result")
     with pytest.raises(ProtocolError, match="job 'ab' in the log of job 'cd'"):
         opened.expect("task", job="cd")
-    with pytest.raises(ProtocolError, match="queue 'gpu' in queue 'default'"):
+    with pytest.raises(ProtocolError, match="another queue in queue 'default'"):
         opened.expect("task", queue="default")
 
 

@@ -24,7 +24,7 @@ from nbmr.joblog import Progress
 from nbmr.progress import follow, starting
 
 class Job:
-    id, name, status, hint, done, total, failures = "4f2a", "clean", "running", "", 0, 40, []
+    id, name, status, hint, rejected, done, total, failures = "4f2a", "clean", "running", "", 0, 0, 40, []
     workers = frozenset(["one", "two"])
     began = time.monotonic()
 

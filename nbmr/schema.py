@@ -1,0 +1,188 @@
+"""What each kind of message must say, checked once: where a genuine message is opened.
+
+A good signature tells who sent a message, not which version of nbmr did. A field that is missing or of
+another type is found here, and not by whoever uses it in the middle of something.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+from nbmr.errors import ProtocolError
+
+Check = Callable[[Any], bool]
+
+#: No count or size is as large; below it, JSON and all arithmetic are exact.
+_LARGEST = 1 << 53
+#: Most units that a task may have.
+_MOST_UNITS = 1 << 24
+#: Part of a queue's name.
+_NAME = re.compile(r"[A-Za-z0-9_\-]{1,100}")
+
+
+def whole(value: Any) -> bool:
+    """Whether it is a count, a size or a number of something."""
+    return type(value) is int and 0 <= value < _LARGEST
+
+
+def count(value: Any) -> bool:
+    """Whether it can be how many units a task has."""
+    return whole(value) and 0 < value <= _MOST_UNITS
+
+
+def number(value: Any) -> bool:
+    """Whether it is an amount, of seconds say; NaN and infinity are none."""
+    return type(value) in (int, float) and 0 <= value < _LARGEST
+
+
+def name(value: Any) -> bool:
+    """Whether it can be part of a queue's name on the broker."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def layout(value: Any) -> bool:
+    """Whether it gives places in a payload, one behind the other: ``[[offset, length], …]``."""
+    if not isinstance(value, list) or not all(
+        isinstance(place, list) and len(place) == 2 and all(map(whole, place))  # noqa: PLR2004 - a pair
+        for place in value
+    ):
+        return False
+    return all(start + length <= following for (start, length), (following, _) in pairwise(value))
+
+
+def _of(*types: type) -> Check:
+    return lambda value: type(value) in types
+
+
+def _or_none(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _each(check: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _versions(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(version, str) for version in value.values())
+
+
+_text, _flag = _of(str), _of(bool)
+_BLOB = {"name": name, "size": whole}
+_WHY = {"reason": _text, "summary": _text, "attempts": whole}
+#: Who did something with a task.
+_WHO = {"worker": _text, "host": _text, "pid": whole, "run": _text}
+
+
+def _blob(value: Any) -> bool:
+    return isinstance(value, dict) and not fault(value, _BLOB, {"digest": _text})
+
+
+def _why(value: Any) -> bool:
+    return isinstance(value, dict) and not fault(value, _WHY, _SAID)
+
+
+def failure(value: Any) -> bool:
+    """Whether it tells of a unit that failed."""
+    return isinstance(value, dict) and not fault(value, _WHY | {"unit": whole}, _SAID)
+
+
+#: What a failure may say besides.
+_SAID = {"traceback": _text, "exception": _text, "output": _text}
+
+#: Fields that must be there, and fields that may be, by kind.
+KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
+    "task": (
+        {
+            "start": whole,
+            "count": count,
+            "rows": _each(_text),
+            "queue": _text,
+            "timeout": _or_none(number),
+            "retries": whole,
+            "stop_at_error": _flag,
+            "versions": _versions,
+            "inline": whole,
+            "function": _text,
+            "function_layout": layout,
+            "function_blob": _or_none(_blob),
+            "data_layout": layout,
+            "data_blob": _or_none(_blob),
+        },
+        {"layout": layout},
+    ),
+    "blob": ({"name": name, "offset": whole}, {}),
+    "opened": (
+        {"units": _or_none(whole)},
+        {"name": _text, "queue": _text, "on_error": _text, "gather": _text, "of_frame": _flag, "ttl": number},
+    ),
+    "sealed": ({"tasks": whole, "units": whole}, {}),
+    "sending": ({"sent": whole}, {}),
+    "kept": ({}, {"mark": _text}),
+    "started": ({"worker": _text, "attempt": whole, "host": _text, "pid": whole}, {}),
+    "died": (
+        {"attempt": whole, "cause": _text, "host": _text, "pid": whole},
+        {"output": _text, "unit": whole},
+    ),
+    "chunk": ({"run": _text, "offset": whole, "total": whole}, {}),
+    "result": (
+        _WHO | {"start": whole, "count": count},
+        {
+            "layout": layout,
+            "chunked": whole,
+            "failures": _each(failure),
+            "failures_encoded": _flag,
+            "all_failed": _why,
+            "given_back_too_often": _flag,
+            "rows": _each(_text),
+            "output": _text,
+            "attempt": whole,
+            "seconds": number,
+        },
+    ),
+    "job": (
+        {
+            "name": _text,
+            "queue": _text,
+            "submitted": number,
+            "ttl": number,
+            "host": _text,
+            "pid": whole,
+            "started": number,
+            "blobs": _each(name),
+        },
+        {},
+    ),
+    "made": ({"name": name}, {}),
+    "forgotten": ({}, {}),
+    "mark": ({"mark": _text}, {}),
+    "cancel": ({}, {}),
+    "key": ({}, {}),
+}
+
+
+def check(kind: str, fields: Mapping[str, Any]) -> None:
+    """Check the fields of a genuine message.
+
+    Raises
+    ------
+    ProtocolError
+        If one is missing, or isn't what it must be.
+    """
+    if wrong := fault(fields, *KINDS[kind]):
+        raise ProtocolError(f"a {kind!r} with {wrong}: of another version of nbmr")
+
+
+def fault(fields: Mapping[str, Any], required: Mapping[str, Check], optional: Mapping[str, Check]) -> str:
+    """Name a field that is missing, or isn't what it must be; empty if all is well."""
+    for field, check in required.items():
+        if field not in fields:
+            return f"no {field!r}"
+        if not check(fields[field]):
+            return f"a strange {field!r}"
+    for field, check in optional.items():
+        if field in fields and not check(fields[field]):
+            return f"a strange {field!r}"
+    return ""
