@@ -286,8 +286,11 @@ class JobLog:
         self._workers.add(entry.fields["worker"])
         if entry.task not in self.outcomes:
             self.status = Status.RUNNING
-            self._note_silence(entry.task)
-            self._running[entry.task] = entry.fields
+            before = self._running.get(entry.task, entry.fields)["attempt"]
+            if before < entry.fields["attempt"]:
+                self._note_silence(entry.task)
+            if before <= entry.fields["attempt"]:  # else: an old entry, sent again
+                self._running[entry.task] = entry.fields
 
     def _on_died(self, entry: Message) -> None:
         fields = entry.fields

@@ -7,6 +7,8 @@ live is over.
 
 from __future__ import annotations
 
+import functools
+import os
 import platform
 import secrets
 import threading
@@ -14,12 +16,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import psutil
-
 from nbmr import message, topology
 from nbmr.broker import Broker, Delivery
 from nbmr.errors import BrokerUnreachable, ProtocolError
 from nbmr.message import Message
+from nbmr.node import living, start_time
 from nbmr.signing import Signer
 
 #: Seconds that the registry may take to be read.
@@ -54,11 +55,7 @@ class Entry:
         """Whether the kernel that sends the job still runs; None if that was another host."""
         if self.host != platform.node():
             return None
-        try:
-            process = psutil.Process(self.pid)
-            return process.status() != psutil.STATUS_ZOMBIE and process.create_time() == self.started
-        except psutil.NoSuchProcess:
-            return False
+        return living(self.pid, self.started) is not None
 
 
 class Registry:
@@ -145,8 +142,12 @@ class Registry:
 
 def registration(job: str, name: str, queue: str, ttl: float) -> Entry:
     """Return the entry of a job that this process is about to send."""
-    me = psutil.Process()
-    return Entry(job, name, queue, time.time(), ttl, platform.node(), me.pid, me.create_time())
+    return Entry(job, name, queue, time.time(), ttl, platform.node(), os.getpid(), _started(os.getpid()))
+
+
+@functools.cache
+def _started(pid: int) -> float:
+    return start_time(pid)
 
 
 def register(broker: Broker, signer: Signer, entry: Entry) -> Any:

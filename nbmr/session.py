@@ -101,9 +101,9 @@ class Session:
         job = Job(log, self._broker, self._signer, self._look)
         sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
         try:
+            self._broker.declare(topology.job_log(log.job))
             while not self._broker.trouble and not wait([registered], 0.1).done:
                 pass  # what is registered can be found and deleted, whatever happens to this process
-            self._broker.declare(topology.job_log(log.job))
             sender.open()
             job.follow()
             if self.settings.node and not self.slots(queue):

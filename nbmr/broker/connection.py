@@ -92,7 +92,7 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika's types a
         if kind == spec.FRAME_BODY:
             self._body_channel, self._body_missing = channel, length
             return _HEAD.size
-        size = int(length) + _HEAD_AND_END
+        size: int = length + _HEAD_AND_END
         if len(data) < size:
             return 0
         whole = bytes(data[:size])

@@ -226,7 +226,7 @@ def test_genuine_entries_that_are_replayed_change_nothing():
     died = {"attempt": 1, "cause": "SIGKILL", "host": "h", "pid": 1}
     entries = [
         message.seal(KEY, "opened", job="j", units=None, on_error="keep"),
-        message.seal(KEY, "started", job="j", task=0, worker="w"),
+        message.seal(KEY, "started", job="j", task=0, worker="w", attempt=1, host="h", pid=1),
         message.seal(KEY, "died", job="j", task=0, **died),
         message.seal(KEY, "result", job="j", task=0, buffers=codec.encode(["a"]), **RESULT),
         message.seal(KEY, "result", job="j", task=1, start=1, count=1, worker="w", host="h", pid=1, run="",
