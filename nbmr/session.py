@@ -181,6 +181,8 @@ class Session:
         NodeError
             If it doesn't.
         """
+        if self._closed:
+            raise BrokerUnreachable("This client was closed. Make a new one.")
         if not self.usable:
             why = node.last_failure(self.settings.node) if self.settings.node else ""
             raise NodeError(

@@ -19,6 +19,8 @@ import nbmr
 from nbmr import node, progress, topology
 from nbmr.broker import address, connect
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def broker(rabbitmq, tmp_path_factory):

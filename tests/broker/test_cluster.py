@@ -13,7 +13,7 @@ from servers import cluster
 import nbmr
 from nbmr import node, topology
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -146,7 +146,7 @@ def test_a_genuine_task_in_the_queue_of_the_dead_is_a_failure_that_is_told(
     job._sending.join(10)
     (body,) = outsider.take(topology.task_queue(queue), 1, acknowledge=True)
     outsider.put(topology.dead_queue(queue), body)
-    with client.workers(1, queue=queue), pytest.raises(nbmr.TaskLost, match="died 3 times"):
+    with client.workers(1, queue=queue), pytest.raises(nbmr.TaskLost, match="3 workers took it"):
         job.result(20)
     job.forget()
 
