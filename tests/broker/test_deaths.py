@@ -23,6 +23,8 @@ from nbmr.broker import connect
 from nbmr.signing import Signer
 from nbmr.worker.blobs import Blobs
 
+pytestmark = pytest.mark.slow
+
 
 def note(file, text):
     with file.open("a") as f:

@@ -21,6 +21,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # even if the tests ru
 import numpy as np, pandas as pd
 import nbmr
 
+pytestmark = pytest.mark.slow
+
 class Told:
     '''Says when it is pickled or unpickled.'''
     def __init__(self, when):
