@@ -14,14 +14,14 @@ import pytest
 from nbmr import node, pools
 from nbmr.node import connection_file, handover
 
+pytestmark = pytest.mark.slow
+
 #: What all of these share; then comes what is interrupted.
 BEGIN = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # even if the tests run in the background
 import numpy as np, pandas as pd
 import nbmr
-
-pytestmark = pytest.mark.slow
 
 class Told:
     '''Says when it is pickled or unpickled.'''
