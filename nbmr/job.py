@@ -410,10 +410,12 @@ class Job:
         if self._stopping is not None and not self._broker.trouble:
             wait([self._stopping], patience)  # or else it would be lost if this process ended now
         with contextlib.suppress(BrokerError):
-            self._broker.delete(
+            gone = self._broker.delete(
                 topology.job_log(self.id), *self.blobs, timeout=max(0.0, deadline - time.monotonic())
             )
-            registry.append(self._broker, self._signer, "forgotten", job=self.id)
+            # if this connection ends before it is gone, a worker's janitor deletes it
+            kind = "forgotten" if gone else "unwanted"
+            registry.append(self._broker, self._signer, kind, job=self.id)
         self._forgotten = True
 
     def _ipython_display_(self) -> None:

@@ -114,7 +114,9 @@ class Registry:
 
     def _read(self, delivery: Delivery) -> None:
         try:
-            entry = message.unseal(self._signer, delivery.body).expect("job", "made", "forgotten", "mark")
+            entry = message.unseal(self._signer, delivery.body).expect(
+                "job", "made", "unwanted", "forgotten", "mark"
+            )
             with self._changed:
                 self.offset = delivery.offset
                 self._take(entry, delivery.offset)
@@ -134,6 +136,8 @@ class Registry:
                 )  # fmt: skip
             case "made" if entry.job in self._entries:
                 self._entries[entry.job].blobs.append(str(fields["name"]))
+            case "unwanted" if entry.job in self._entries:
+                self._entries[entry.job].ttl = 0.0
             case "forgotten":
                 self._entries.pop(entry.job, None)
             case "mark":

@@ -156,6 +156,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
         {},
     ),
     "made": ({"name": name}, {}),
+    "unwanted": ({}, {}),
     "forgotten": ({}, {}),
     "mark": ({"mark": _text}, {}),
     "cancel": ({}, {}),

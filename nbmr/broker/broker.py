@@ -203,7 +203,7 @@ class Broker:
             return False
         return True
 
-    def delete(self, *queues: Queue, timeout: float = CALL_SECONDS) -> None:
+    def delete(self, *queues: Queue, timeout: float = CALL_SECONDS) -> bool:
         """Delete queues and streams; it is no error if they are gone already.
 
         Parameters
@@ -212,14 +212,22 @@ class Broker:
             What to delete.
         timeout
             Seconds to wait; they are deleted later if that is not enough.
+
+        Returns
+        -------
+        bool
+            Whether they are gone by now.
         """
         waiting = []
         for queue in queues:
             self._declared.pop(queue.name, None)
             waiting.append(self._consuming.ask(_deletion_of(queue.name)))
-        if not self.trouble:
-            for answer in wait(waiting, timeout).done:
-                answer.result()
+        if self.trouble:
+            return False
+        settled = wait(waiting, timeout)
+        for answer in settled.done:
+            answer.result()
+        return not settled.not_done
 
     def _call(self, operation: Operation) -> Any:
         return self._consuming.call(operation)

@@ -70,7 +70,8 @@ class Janitor(threading.Thread):
             self._presence.release()
 
     def _due_time(self, entry: Entry) -> float:
-        return self._due.get(entry.job, entry.submitted + entry.ttl)
+        # one without any time is unwanted, whenever it was looked at
+        return self._due.get(entry.job, entry.submitted + entry.ttl) if entry.ttl else 0.0
 
     def _sweep(self, known: Registry) -> None:
         entries = known.entries()
@@ -89,9 +90,12 @@ class Janitor(threading.Thread):
         if max(heard, entry.submitted) + entry.ttl > time.time():
             self._due[entry.job] = heard + entry.ttl
             return
-        self._broker.delete(*entry.streams())
+        if not self._broker.delete(*entry.streams()):
+            return  # at the next look
         registry.append(self._broker, self._signer, "forgotten", job=entry.job).result(registry.READ_SECONDS)
-        _log.warning("job %s (%s) was deleted: its time to live is over", entry.job, entry.name)
+        _log.warning(
+            "job %s (%s) was deleted: nobody wants it, or its time to live is over", entry.job, entry.name
+        )
 
 
 def last_heard(broker: Broker, signer: Signer, job: str) -> float:

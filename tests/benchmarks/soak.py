@@ -137,6 +137,7 @@ def main(minutes: float, seed: int, out: Path | None) -> None:
                         process.kill()
                     process.wait()
             counts, notes = collect(files)
+            counts["error"] += sum(process.returncode != 0 for process in clients)
             jobs = wait_for(jobs_left)
         nbmr.shutdown()
         left = [f"process {p.pid} {p.name()}" for p in processes(place)]
@@ -166,7 +167,7 @@ def watch(
         at = time.monotonic() - began
         if at > seconds + 300:
             print("clients that don't end are killed")
-            return
+            return  # which their exit status tells
         memory.sample(place, at)
         if broker_kills and at > broker_kills[0]:
             broker_kills.pop(0)

@@ -257,6 +257,16 @@ def test_what_nobody_forgets_goes_after_its_time_to_live(server, client, monkeyp
     assert not ids & {finished.id, abandoned}
 
 
+def test_what_could_not_be_deleted_at_once_is_deleted_by_a_worker(server, client, eventually):
+    job = client.submit([1], str)
+    assert job.result() == ["1"]
+    signer, broker = Signer(client.settings.key), connect(server.info.url)
+    registry.append(broker, signer, "unwanted", job=job.id).result(10)
+    eventually(lambda: not left(server, job.id), 30)
+    broker.release()
+    assert job.id not in set(client.jobs()["id"])
+
+
 def test_a_job_that_somebody_waits_for_is_kept(named, queue, monkeypatch):
     monkeypatch.setenv("NBMR_JOB_TTL", "1.5")
     with nbmr.Client(named.url, named.key) as brief, brief.workers(1, queue=queue):  # one with a janitor
