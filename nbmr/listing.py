@@ -75,9 +75,7 @@ def _find(entries: dict[str, Entry], id_or_name: str, is_there: Callable[[Entry]
     found = found or [entry for entry in entries.values() if entry.name == id_or_name]
     found = [entry for entry in found if is_there(entry)]
     if len(found) > 1:
-        which = ", ".join(
-            f"{e.job} ({time.strftime('%H:%M:%S', time.localtime(e.submitted))})" for e in found
-        )
+        which = ", ".join(f"{entry.job} ({_clock(entry.submitted)})" for entry in found)
         raise ConfigError(f"Several jobs are called {id_or_name!r}. Give an id: {which}.")
     if not found:
         names = [*entries, *{entry.name for entry in entries.values()}]

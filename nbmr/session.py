@@ -160,7 +160,6 @@ class Session:
             return ""
         if slots:
             return job.stall.check(queued)
-            return ""
         if hint := pools.hint(self.settings, queue):
             return hint
         if self.settings.node:

@@ -74,8 +74,8 @@ class Stall:
             )
         # While RabbitMQ takes nothing (an alarm), workers can't tell that they are at work: see if it does.
         log = self._log
-        again = message.seal(self._signer, "opened", job=log.job, **log.about)
-        stored = self._broker.append(topology.job_log(log.job), again, urgent=True)
+        note = message.seal(self._signer, "kept", job=log.job)
+        stored = self._broker.append(topology.job_log(log.job), note, urgent=True)
         if not wait([stored], _STORE_SECONDS).done:
             self._reset()
             return ""

@@ -54,6 +54,8 @@ def translate(exc: BaseException | str, address: Address) -> BrokerError:
     why = next((str(c) for c in reversed(found) if str(c)), None) or (
         exc if isinstance(exc, str) else repr(exc)
     )
+    if "Timeout while setting up AMQP" in why:  # pika's own text is about pika
+        why = "it accepts connections, and then says nothing"
     return BrokerUnreachable(f"{where} doesn't answer: {why}. Check host and port in the URL, and firewalls.")
 
 

@@ -237,7 +237,7 @@ class Worker:
     def forget_everywhere(self, task: Message) -> None:
         """Have every worker drop a task that has its outcome and is delivered again."""
         self.forget(task.job, task.task)
-        body = message.seal_raw(self.signer, "cancel", job=task.job, task=task.task, time=time.time())
+        body = message.seal_raw(self.signer, "cancel", job=task.job, task=task.task)
         self.broker.append(topology.control_stream(), body, urgent=True)
 
     def wanted(self, task: Message, *, look: bool = False) -> bool:

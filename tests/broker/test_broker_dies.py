@@ -317,6 +317,6 @@ def test_one_that_accepts_and_says_nothing(monkeypatch, client):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         began = time.monotonic()
-        with pytest.raises(nbmr.BrokerUnreachable, match=rf"127\.0\.0\.1:{port} doesn't answer"):
+        with pytest.raises(nbmr.BrokerUnreachable, match=rf"127\.0\.0\.1:{port} doesn't answer: it accepts"):
             nbmr.Client(f"amqp://a:b@127.0.0.1:{port}", client.settings.key)
         assert time.monotonic() - began < 5
