@@ -409,12 +409,12 @@ class Job:
         deadline = time.monotonic() + patience
         if self._stopping is not None and not self._broker.trouble:
             wait([self._stopping], patience)  # or else it would be lost if this process ended now
+        kind = "unwanted"  # if this connection ends before it is gone, a worker's janitor deletes it
         with contextlib.suppress(BrokerError):
-            gone = self._broker.delete(
-                topology.job_log(self.id), *self.blobs, timeout=max(0.0, deadline - time.monotonic())
-            )
-            # if this connection ends before it is gone, a worker's janitor deletes it
-            kind = "forgotten" if gone else "unwanted"
+            patience = max(0.0, deadline - time.monotonic())
+            if self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=patience):
+                kind = "forgotten"
+        with contextlib.suppress(BrokerError):
             registry.append(self._broker, self._signer, kind, job=self.id)
         self._forgotten = True
 

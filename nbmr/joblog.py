@@ -154,11 +154,10 @@ class JobLog:
     counts_only: bool = False
     #: What readers of the log left there to find again.
     marks: set[str] = field(default_factory=set, repr=False)
-    #: How many tasks were sent, as far as the log tells before it is sealed.
-    sent: int = 0
-    #: When the job was opened, and when its log was last written to: seconds since 1970, by the writers'
-    #: clocks.
+    #: When the job was opened, when its sender last said that it is at it, and when anybody wrote into its
+    #: log: seconds since 1970, by the writers' clocks.
     opened_at: float = 0.0
+    sender_heard_at: float = 0.0
     heard_at: float = 0.0
     started_at: float = field(default_factory=time.monotonic)
     ended_at: float | None = None
@@ -268,11 +267,11 @@ class JobLog:
         self.about = entry.fields
         if not self.sealed:
             self.total = entry.fields["units"]
-        self.opened_at = entry.time
+        self.opened_at = self.sender_heard_at = entry.time
         self.started_at = time.monotonic() - max(0.0, time.time() - self.opened_at)
 
     def _on_sending(self, entry: Message) -> None:
-        self.sent = max(self.sent, entry.fields["sent"])
+        self.sender_heard_at = max(self.sender_heard_at, entry.time)
 
     def _on_kept(self, entry: Message) -> None:
         """Take note that somebody waits for the job; `heard_at` says when."""

@@ -19,8 +19,9 @@ from nbmr.signing import Signer
 
 #: Seconds without a word from a kernel on another host after which it is taken for dead: it tells every 5 s.
 SILENCE_SECONDS = 60.0
-#: Seconds that reading the log of a listed job may take, and without a message at its end.
-_READ_SECONDS, _QUIET = 30.0, 0.1
+#: Seconds that reading the log of a listed job may take; without a message at its end; and at its beginning,
+#: where there is none if its kernel died just then.
+_READ_SECONDS, _QUIET, _EMPTY = 30.0, 0.1, 5.0
 #: Seconds that it may take to attach; what is not read by then is read later.
 _PATIENCE = 5.0
 #: Logs that are read at the same time.
@@ -137,7 +138,7 @@ def abandoned(entry: Entry, log: JobLog) -> bool:
     """Whether the kernel that sends a job has died."""
     lives = entry.sender_lives()
     if lives is None:
-        return time.time() - max(entry.submitted, log.heard_at) > SILENCE_SECONDS
+        return time.time() - max(entry.submitted, log.sender_heard_at) > SILENCE_SECONDS
     return not lives
 
 
@@ -162,9 +163,10 @@ class _Glance:
             while not (self.gone or self.log.ended):
                 now = time.monotonic()
                 at_end = self._offset >= self._end >= 0
-                if now > until or (at_end and now - self._at > _QUIET):
+                quiet = _QUIET if at_end else _EMPTY if self._end < 0 else _READ_SECONDS
+                if now > until or now - self._at > quiet:
                     break
-                self._changed.wait(_QUIET if at_end else until - now)
+                self._changed.wait(_QUIET)
         for consumer in self._consumers:
             consumer.close()
         return self

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from nbmr import message, topology
 from nbmr.broker import Broker, Delivery
-from nbmr.errors import BrokerUnreachable, ProtocolError
+from nbmr.errors import BrokerError, BrokerUnreachable, ProtocolError
 from nbmr.message import Message
 from nbmr.node import living, start_time
 from nbmr.signing import Signer
@@ -76,8 +76,12 @@ class Registry:
         self.rejected = 0
         #: Where the stream ends, as far as it was read.
         self.offset = 0
-        broker.declare(topology.jobs_stream())
-        self._consumer = broker.consume(topology.jobs_stream(), self._read, offset="first")
+        #: Why it can't be followed any more, if somebody deleted it, say.
+        self.lost: BrokerError | None = None
+        stream = topology.jobs_stream()
+        if not broker.exists(stream):
+            broker.declare(stream)
+        self._consumer = broker.consume(stream, self._read, offset="first", on_lost=self._on_lost)
 
     def entries(self) -> dict[str, Entry]:
         """Return the jobs that are known now, by id, oldest first."""
@@ -91,11 +95,16 @@ class Registry:
         ------
         BrokerUnreachable
             If that takes longer than `timeout` seconds.
+        BrokerError
+            If the registry can't be followed any more.
         """
         mark = secrets.token_hex(8)
         append(self._broker, self._signer, "mark", mark=mark)
         with self._changed:
-            if not self._changed.wait_for(lambda: mark in self._marks, timeout):
+            caught_up = self._changed.wait_for(lambda: mark in self._marks or self.lost, timeout)
+            if self.lost:
+                raise self.lost
+            if not caught_up:
                 raise BrokerUnreachable(
                     f"The list of jobs wasn't read within {timeout:g} s. {self._broker.trouble}".rstrip()
                 )
@@ -117,31 +126,36 @@ class Registry:
             entry = message.unseal(self._signer, delivery.body).expect(
                 "job", "made", "unwanted", "forgotten", "mark"
             )
+        except ProtocolError:
+            self.rejected += 1
+        else:
             with self._changed:
                 self.offset = delivery.offset
                 self._take(entry, delivery.offset)
                 self._changed.notify_all()
-        except (ProtocolError, KeyError, TypeError, ValueError):  # forged, or of another version
-            self.rejected += 1
         delivery.ack()
+
+    def _on_lost(self, error: BrokerError) -> None:
+        with self._changed:
+            self.lost = error
+            self._changed.notify_all()
 
     def _take(self, entry: Message, offset: int) -> None:
         fields = entry.fields
         match entry.kind:
             case "job":
                 self._entries[entry.job] = Entry(
-                    entry.job, str(fields["name"]), str(fields["queue"]), float(fields["submitted"]),
-                    float(fields["ttl"]), str(fields["host"]), int(fields["pid"]), float(fields["started"]),
-                    [str(name) for name in fields["blobs"]], offset,
+                    entry.job, fields["name"], fields["queue"], fields["submitted"], fields["ttl"],
+                    fields["host"], fields["pid"], fields["started"], list(fields["blobs"]), offset,
                 )  # fmt: skip
             case "made" if entry.job in self._entries:
-                self._entries[entry.job].blobs.append(str(fields["name"]))
+                self._entries[entry.job].blobs.append(fields["name"])
             case "unwanted" if entry.job in self._entries:
                 self._entries[entry.job].ttl = 0.0
             case "forgotten":
                 self._entries.pop(entry.job, None)
             case "mark":
-                self._marks.add(str(fields["mark"]))
+                self._marks.add(fields["mark"])
 
 
 def registration(job: str, name: str, queue: str, ttl: float) -> Entry:

@@ -119,7 +119,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
         {"name": _text, "queue": _text, "on_error": _text, "gather": _text, "of_frame": _flag, "ttl": number},
     ),
     "sealed": ({"tasks": whole, "units": whole}, {}),
-    "sending": ({"sent": whole}, {}),
+    "sending": ({}, {}),
     "kept": ({}, {"mark": _text}),
     "started": ({"worker": _text, "attempt": whole, "host": _text, "pid": whole}, {}),
     "died": (

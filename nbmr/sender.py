@@ -109,7 +109,7 @@ class Sender:
 
         def tell() -> None:
             while not over.wait(TELL_SECONDS) and not self.log.ended:
-                body = message.seal(self.signer, "sending", job=self.log.job, sent=self._sent)
+                body = message.seal(self.signer, "sending", job=self.log.job)
                 with contextlib.suppress(BrokerError):  # closed: then the sender itself says so
                     self.broker.append(topology.job_log(self.log.job), body, urgent=True)
 

@@ -53,21 +53,26 @@ class Janitor(threading.Thread):
         self._stopped.set()
 
     def run(self) -> None:
-        """Look again and again."""
-        with Registry(self._broker, self._signer) as known:
-            pause = _LEAST_SECONDS
-            while not self._stopped.wait(pause):
-                if self._broker.closed:
-                    break
-                if not self._broker.trouble:
-                    try:
-                        self._sweep(known)
-                    except BrokerError as exc:
-                        _log.warning("old jobs could not be deleted: %s", exc)
-                soonest = min((self._due_time(entry) for entry in known.entries().values()), default=0.0)
-                pause = min(max(soonest - time.time(), _LEAST_SECONDS), _LOOK_SECONDS)
-        if self._presence:
-            self._presence.release()
+        """Look again and again, and begin anew where RabbitMQ doesn't let us."""
+        try:
+            while not self._stopped.is_set() and not self._broker.closed:
+                try:
+                    with Registry(self._broker, self._signer) as known:
+                        self._follow(known)
+                except BrokerError as exc:
+                    _log.warning("old jobs can't be looked for: %s", exc)
+                    self._stopped.wait(_LOOK_SECONDS)
+        finally:
+            if self._presence:
+                self._presence.release()
+
+    def _follow(self, known: Registry) -> None:
+        pause = _LEAST_SECONDS
+        while not self._stopped.wait(pause) and not self._broker.closed and not known.lost:
+            if not self._broker.trouble:
+                self._sweep(known)
+            soonest = min((self._due_time(entry) for entry in known.entries().values()), default=0.0)
+            pause = min(max(soonest - time.time(), _LEAST_SECONDS), _LOOK_SECONDS)
 
     def _due_time(self, entry: Entry) -> float:
         # one without any time is unwanted, whenever it was looked at
@@ -92,7 +97,7 @@ class Janitor(threading.Thread):
             return
         if not self._broker.delete(*entry.streams()):
             return  # at the next look
-        registry.append(self._broker, self._signer, "forgotten", job=entry.job).result(registry.READ_SECONDS)
+        registry.append(self._broker, self._signer, "forgotten", job=entry.job)
         _log.warning(
             "job %s (%s) was deleted: nobody wants it, or its time to live is over", entry.job, entry.name
         )

@@ -228,6 +228,38 @@ def test_the_list_of_jobs(named, queue):
         assert not {"some", "nobody"} & set(client.jobs()["name"])
 
 
+def test_a_log_without_a_word_does_not_hold_up_the_list(server, client):
+    """A kernel died just when it had made it."""
+    signer, broker = Signer(client.settings.key), connect(server.info.url)
+    entry = registry.registration("e" * 12, "wordless", "default", 60.0)
+    registry.register(broker, signer, entry).result(10)
+    broker.declare(topology.job_log(entry.job))
+    began = time.monotonic()
+    row = client.jobs().set_index("id").loc[entry.job]
+    assert time.monotonic() - began < 15  # and not 30
+    assert (row["state"], row["done"]) == ("pending", 0)
+    client.attach(entry.job).forget()
+    broker.release()
+
+
+def test_a_registry_that_is_deleted_is_told_and_made_again(named, queue, eventually):
+    """Its worker's janitor begins anew, too: what is registered then has its time to live."""
+    signer, broker = Signer(named.key), connect(named.url)
+    with nbmr.Client(named.url, named.key) as client, client.workers(1, queue=queue):
+        with Registry(broker, signer) as known:
+            known.catch_up()
+            broker.delete(topology.jobs_stream())
+            eventually(lambda: known.lost)
+            with pytest.raises(nbmr.BrokerError, match="no queue"):
+                known.catch_up()
+        job = client.submit([1], str, queue=queue)
+        assert job.result(30) == ["1"]
+        registry.register(broker, signer, registry.registration(job.id, "again", queue, 0.5)).result(10)
+        eventually(lambda: not broker.exists(topology.job_log(job.id)), 60)
+        job.forget()
+    broker.release()
+
+
 # ---------------------------------------------------------------- time to live
 
 

@@ -73,3 +73,14 @@ def test_chunks_that_lie_about_their_length_are_no_result(log):
     tell(log, "result", 0, start=0, count=1, chunked=100, layout=[(0, 100)], **WHO)
     assert log.rejected == 1
     assert not log.outcomes
+
+
+def test_whether_a_sender_lives_goes_by_its_own_words(log):
+    tell(log, "opened", units=None)
+    tell(log, "sending")
+    told = log.sender_heard_at
+    assert told >= log.opened_at > 0
+    result(log, 0, ["a"])
+    tell(log, "kept")
+    assert log.sender_heard_at == told
+    assert log.heard_at >= told
