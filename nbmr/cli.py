@@ -13,7 +13,6 @@ from nbmr import config, node, pools, private, topology
 from nbmr.broker import connect
 from nbmr.errors import NbmrError
 from nbmr.progress import starting
-from nbmr.session import Session
 from nbmr.worker.cleaner import clean_after
 
 
@@ -147,6 +146,10 @@ def status() -> None:
 @_key_file
 def jobs(url: str | None, key_file: str | None) -> None:
     """List the jobs that are on the broker."""
+    from nbmr.session import Session  # noqa: PLC0415 - not needed by the other commands
+
+    if not url and not node.status():  # nor is one started to be asked
+        _show_node()
     with starting() as show, Session(url, key_file=key_file, on_progress=show) as session:
         table = session.jobs()
     click.echo("There are no jobs." if table.empty else table.fillna("?").to_string(index=False))

@@ -76,7 +76,12 @@ class Sender:
             What the user's iterable raises.
         """
         queue = self.options["queue"]
-        self.broker.settle(topology.task_queue(queue), topology.dead_queue(queue), topology.control_stream())
+        self.broker.settle(
+            topology.task_queue(queue),
+            topology.dead_queue(queue),
+            topology.control_stream(),
+            topology.jobs_stream(),
+        )
         with self._telling():
             units = self._send_tasks()
         if self.log.ended:

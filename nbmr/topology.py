@@ -121,38 +121,24 @@ def blob(job: str, name: str) -> Queue:
 
 def control_stream() -> Queue:
     """Return the stream of cancellations: a day of them, at most 20 MB."""
-    return Queue(
-        CONTROL_STREAM,
-        {
-            "x-queue-type": "stream",
-            "x-max-age": "1D",
-            "x-max-length-bytes": 20_000_000,
-            "x-stream-max-segment-size-bytes": 1_000_000,
-        },
-        shared=True,
-    )
+    return _bounded_stream(CONTROL_STREAM, 20_000_000, {"x-max-age": "1D"})
 
 
 def jobs_stream() -> Queue:
     """Return the registry of jobs: some 10,000 of them, and live ones are registered again before they go."""
-    return Queue(
-        JOBS_STREAM,
-        {
-            "x-queue-type": "stream",
-            "x-max-length-bytes": 8_000_000,
-            "x-stream-max-segment-size-bytes": 1_000_000,
-        },
-    )
+    return _bounded_stream(JOBS_STREAM, 8_000_000)
 
 
 def key_stream() -> Queue:
     """Return the stream whose messages tell which key this broker is used with."""
-    return Queue(
-        KEY_STREAM,
-        {
-            "x-queue-type": "stream",
-            "x-max-length-bytes": 1_000_000,
-            "x-stream-max-segment-size-bytes": 500_000,
-        },
-        shared=True,
-    )
+    return _bounded_stream(KEY_STREAM, 1_000_000, {"x-stream-max-segment-size-bytes": 500_000})
+
+
+def _bounded_stream(name: str, size: int, more: dict[str, Any] | None = None) -> Queue:
+    """Return a stream that everybody uses, and that loses its oldest segments above so many bytes."""
+    arguments = {
+        "x-queue-type": "stream",
+        "x-max-length-bytes": size,
+        "x-stream-max-segment-size-bytes": 1_000_000,
+    }
+    return Queue(name, arguments | (more or {}), shared=True)

@@ -260,6 +260,14 @@ def test_a_registry_that_is_deleted_is_told_and_made_again(named, queue, eventua
     broker.release()
 
 
+def test_no_node_is_started_to_be_asked_for_its_jobs(monkeypatch, tmp_path):
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    out = CliRunner().invoke(cli.main, ["jobs"])
+    assert out.exit_code == 1
+    assert "No private node runs" in out.output
+    assert not (tmp_path / "runtime").exists()
+
+
 # ---------------------------------------------------------------- time to live
 
 
