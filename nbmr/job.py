@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from nbmr import frames, message, registry, topology
 from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, BrokerUnreachable, Failure, JobCancelled, JobNotFound, JobTimeout
-from nbmr.joblog import JobLog, Outcome, Progress, Status
+from nbmr.joblog import JobLog, Progress, Status
+from nbmr.outcome import Outcome
 from nbmr.stall import Stall
 from nbmr.tasks import is_frame
 

@@ -7,8 +7,6 @@ delivered twice counts once.
 
 from __future__ import annotations
 
-import base64
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -17,14 +15,12 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any
 
-from nbmr import codec, message, schema, tracebacks
+from nbmr import message
 from nbmr.broker import Delivery
 from nbmr.errors import Failure, ProtocolError
 from nbmr.message import Message
+from nbmr.outcome import Chunks, Outcome, failure
 from nbmr.signing import Signer
-
-#: Bytes by which a chunk may come before its turn: more than a worker sends unconfirmed.
-_EARLY_BYTES = 64 << 20
 
 
 class Status(StrEnum):
@@ -68,64 +64,6 @@ class Progress:
 
 
 @dataclass
-class Outcome:
-    """What a task gave: encoded values, and failures by their place in the task."""
-
-    start: int
-    count: int
-    payload: memoryview | None
-    layout: list[tuple[int, int]]
-    failures: dict[int, dict[str, Any]]
-    writable: bool = False
-
-    def values(self, *, writable: bool = False) -> list[Any]:
-        """Decode the values; those of failed units are None.
-
-        Parameters
-        ----------
-        writable
-            Whether arrays must be writable, which may cost a copy.
-        """
-        if self.payload is None:
-            return [None] * self.count
-        payload = self.payload
-        if writable and not self.writable:
-            payload = memoryview(bytearray(payload))
-        values: list[Any] = codec.decode(codec.slices(payload, self.layout))
-        return values
-
-
-@dataclass
-class _Chunks:
-    """A large result on its way. Some chunks may come twice, or late, where RabbitMQ was restarted.
-
-    It grows with what has come, and not by what a chunk says of its place.
-    """
-
-    body: bytearray = field(default_factory=bytearray)
-    offsets: set[int] = field(default_factory=set)
-    received: int = 0
-
-    def add(self, offset: int, chunk: memoryview) -> bool:
-        """Put a chunk into its place; return whether it was new, and could have that place."""
-        if offset in self.offsets or offset > self.received + _EARLY_BYTES:
-            return False
-        end = offset + len(chunk)
-        if offset == len(self.body):
-            self.body += chunk
-        else:
-            self.body.extend(bytes(max(0, end - len(self.body))))
-            self.body[offset:end] = chunk
-        self.offsets.add(offset)
-        self.received += len(chunk)
-        return True
-
-    def whole(self, size: int) -> bool:
-        """Whether all is there."""
-        return self.received == len(self.body) == size
-
-
-@dataclass
 class JobLog:
     """The state of one job, folded from its log.
 
@@ -150,7 +88,7 @@ class JobLog:
     failed: int = 0
     bytes_received: int = 0
     rejected: int = 0
-    #: Whether results are counted and not kept.
+    #: Whether results are let go as soon as they are counted.
     counts_only: bool = False
     #: What readers of the log left there to find again.
     marks: set[str] = field(default_factory=set, repr=False)
@@ -168,7 +106,7 @@ class JobLog:
     _running: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
     _workers: set[str] = field(default_factory=set, repr=False)
     #: Large results on their way, by their run.
-    _chunks: dict[str, _Chunks] = field(default_factory=dict, repr=False)
+    _chunks: dict[str, Chunks] = field(default_factory=dict, repr=False)
     _failed: list[tuple[int, dict[str, Any], dict[str, Any], list[str]]] = field(
         default_factory=list, repr=False
     )
@@ -214,7 +152,7 @@ class JobLog:
         """Return what failed so far, in the order of arrival."""
         # decoded here and not in the I/O thread: unpickling an exception may import the user's modules
         with self._decoding:
-            self._failures += [_failure(*args) for args in self._failed[len(self._failures) :]]
+            self._failures += [failure(*args) for args in self._failed[len(self._failures) :]]
             return list(self._failures)
 
     def end(self, status: Status) -> bool:
@@ -312,9 +250,9 @@ class JobLog:
         return silent
 
     def _on_chunk(self, entry: Message) -> None:
-        if entry.task in self.outcomes or self.counts_only:
+        if entry.task in self.outcomes:
             return
-        chunks = self._chunks.setdefault(entry.fields["run"], _Chunks())
+        chunks = self._chunks.setdefault(entry.fields["run"], Chunks())
         if chunks.add(entry.fields["offset"], entry.payload):
             self.bytes_received += len(entry.payload)
 
@@ -328,38 +266,25 @@ class JobLog:
         chunks = self._chunks.pop(fields["run"], None)
         if entry.task in self.outcomes:
             return
-        payload = entry.payload if fields.get("layout") else None
-        writable = payload is not None and not payload.readonly
-        if "chunked" in fields and not self.counts_only:
-            if chunks is None or not chunks.whole(fields["chunked"]):
-                self.rejected += 1  # its chunks are not all there; it will come again
-                return
-            payload, writable = memoryview(chunks.body), True
+        payload = entry.payload
+        if "chunked" not in fields:
+            self.bytes_received += len(payload)
+        elif chunks is not None and chunks.whole(fields["chunked"]):
+            payload = memoryview(chunks.body)
         else:
-            self.bytes_received += len(entry.payload)
-        layout = fields.get("layout", [])
-        _check_layout(payload, layout)
-        failed = list(fields.get("failures", ()))
-        if "all_failed" in fields:
-            failed = [fields["all_failed"] | {"unit": unit} for unit in range(fields["count"])]
-        if fields.get("failures_encoded") and payload is not None:
-            failed += _decode_failures(payload, layout[-1:])
-            layout = layout[:-1]
-        if any(failure["unit"] >= fields["count"] for failure in failed):
-            raise ProtocolError("a failure of a unit that its task doesn't have")
-        failures = {failure["unit"]: failure for failure in failed}
+            self.rejected += 1  # its chunks are not all there; it will come again
+            return
+        outcome = self.outcomes[entry.task] = Outcome.read(fields, payload)
         if self.counts_only:
-            payload = None
-        self.outcomes[entry.task] = Outcome(
-            fields["start"], fields["count"], payload, layout, failures, writable
-        )
+            outcome.payload = None
+        failures = outcome.failures
         self.done += fields["count"] - len(failures)
         self.failed += len(failures)
         self._work_seconds += fields.get("seconds", 0.0)
         deaths = self._deaths.get(entry.task, [])
-        for unit, failure in failures.items():
+        for unit, why in failures.items():
             story = [story for about, story in deaths if about in (None, unit)]
-            self._failed.append((fields["start"] + unit, failure, fields, story))
+            self._failed.append((fields["start"] + unit, why, fields, story))
 
     def seconds_per_unit(self) -> float | None:
         """Return how long a unit takes a worker on average; None before the first result."""
@@ -371,36 +296,3 @@ class JobLog:
         """Return the outcomes that came since the first `after` ones."""
         with self.changed:
             return list(islice(self.outcomes.values(), after, None))
-
-
-def _check_layout(payload: memoryview | None, layout: list[tuple[int, int]]) -> None:
-    try:
-        codec.slices(payload or memoryview(b""), layout)
-    except ValueError as exc:
-        raise ProtocolError(f"a result that isn't laid out as it says: {exc}") from exc
-
-
-def _decode_failures(payload: memoryview, place: list[tuple[int, int]]) -> list[dict[str, Any]]:
-    try:
-        failures: list[dict[str, Any]] = json.loads(bytes(codec.slices(payload, place)[0]))
-    except (ValueError, RecursionError, IndexError) as exc:
-        raise ProtocolError("failures that can't be read") from exc
-    if not isinstance(failures, list) or not all(map(schema.failure, failures)):
-        raise ProtocolError("failures that make no sense")
-    return failures
-
-
-def _failure(number: int, failure: dict[str, Any], fields: dict[str, Any], story: list[str]) -> Failure:
-    encoded = failure.get("exception")
-    return Failure(
-        reason=failure["reason"],
-        partition=number,
-        summary=failure["summary"],
-        traceback=failure.get("traceback", "") or "\n".join(story),
-        rows=tuple(fields.get("rows", ())),
-        host=fields["host"],
-        pid=fields["pid"],
-        attempts=max(failure["attempts"], fields.get("attempt", 1)),
-        output=failure.get("output", fields.get("output", "")),
-        exception=tracebacks.decode_exception(base64.b64decode(encoded)) if encoded else None,
-    )

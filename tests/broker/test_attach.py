@@ -228,6 +228,15 @@ def test_the_list_of_jobs(named, queue):
         assert not {"some", "nobody"} & set(client.jobs()["name"])
 
 
+def test_results_that_came_in_chunks_are_counted(client):
+    job = client.submit([9_000_000, 1], lambda n: b"x" * n, partitions=2)
+    job.wait(30)
+    row = client.jobs().set_index("id").loc[job.id]
+    assert (row["state"], row["done"], row["failed"]) == ("done", 2, 0)
+    assert [len(value) for value in job.result()] == [9_000_000, 1]
+    job.forget()
+
+
 def test_a_log_without_a_word_does_not_hold_up_the_list(server, client):
     """A kernel died just when it had made it."""
     signer, broker = Signer(client.settings.key), connect(server.info.url)

@@ -1,0 +1,144 @@
+"""What a task gave, as its answer in the job's log tells it: values, and failures."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbmr import codec, schema, tracebacks
+from nbmr.errors import Failure, ProtocolError
+
+#: Bytes by which a chunk may come before its turn: more than a worker sends unconfirmed.
+_EARLY_BYTES = 64 << 20
+
+
+@dataclass
+class Outcome:
+    """What a task gave: encoded values, and failures by their place in the task."""
+
+    start: int
+    count: int
+    payload: memoryview | None
+    layout: list[tuple[int, int]]
+    failures: dict[int, dict[str, Any]]
+    writable: bool = False
+
+    @classmethod
+    def read(cls, fields: dict[str, Any], payload: memoryview) -> Outcome:
+        """Read an answer.
+
+        Parameters
+        ----------
+        fields
+            Those of the message, whose types were checked.
+        payload
+            Its payload, or what its chunks make.
+
+        Raises
+        ------
+        ProtocolError
+            If it isn't laid out as it says, or tells of failures that make no sense.
+        """
+        layout = fields.get("layout", [])
+        there = payload if layout else None
+        try:
+            codec.slices(payload, layout)
+        except ValueError as exc:
+            raise ProtocolError(f"a result that isn't laid out as it says: {exc}") from exc
+        failed = list(fields.get("failures", ()))
+        if "all_failed" in fields:
+            failed = [fields["all_failed"] | {"unit": unit} for unit in range(fields["count"])]
+        if fields.get("failures_encoded") and there is not None:
+            failed += _decode_failures(there, layout[-1:])
+            layout = layout[:-1]
+        if any(failure["unit"] >= fields["count"] for failure in failed):
+            raise ProtocolError("a failure of a unit that its task doesn't have")
+        failures = {failure["unit"]: failure for failure in failed}
+        return cls(fields["start"], fields["count"], there, layout, failures, not payload.readonly)
+
+    def values(self, *, writable: bool = False) -> list[Any]:
+        """Decode the values; those of failed units are None.
+
+        Parameters
+        ----------
+        writable
+            Whether arrays must be writable, which may cost a copy.
+        """
+        if self.payload is None:
+            return [None] * self.count
+        payload = self.payload
+        if writable and not self.writable:
+            payload = memoryview(bytearray(payload))
+        values: list[Any] = codec.decode(codec.slices(payload, self.layout))
+        return values
+
+
+@dataclass
+class Chunks:
+    """A large result on its way. Some chunks may come twice, or late, where RabbitMQ was restarted.
+
+    It grows with what has come, and not by what a chunk says of its place.
+    """
+
+    body: bytearray = field(default_factory=bytearray)
+    offsets: set[int] = field(default_factory=set)
+    received: int = 0
+
+    def add(self, offset: int, chunk: memoryview) -> bool:
+        """Put a chunk into its place; return whether it was new, and could have that place."""
+        if offset in self.offsets or offset > self.received + _EARLY_BYTES:
+            return False
+        end = offset + len(chunk)
+        if offset == len(self.body):
+            self.body += chunk
+        else:
+            self.body.extend(bytes(max(0, end - len(self.body))))
+            self.body[offset:end] = chunk
+        self.offsets.add(offset)
+        self.received += len(chunk)
+        return True
+
+    def whole(self, size: int) -> bool:
+        """Whether all is there."""
+        return self.received == len(self.body) == size
+
+
+def failure(number: int, why: dict[str, Any], fields: dict[str, Any], story: list[str]) -> Failure:
+    """Return what is known of a unit that failed.
+
+    Parameters
+    ----------
+    number
+        Which unit of the job it is.
+    why
+        What the answer says of it.
+    fields
+        Those of the answer.
+    story
+        What was told of its attempts that came to nothing.
+    """
+    encoded = why.get("exception")
+    return Failure(
+        reason=why["reason"],
+        partition=number,
+        summary=why["summary"],
+        traceback=why.get("traceback", "") or "\n".join(story),
+        rows=tuple(fields.get("rows", ())),
+        host=fields["host"],
+        pid=fields["pid"],
+        attempts=max(why["attempts"], fields.get("attempt", 1)),
+        output=why.get("output", fields.get("output", "")),
+        exception=tracebacks.decode_exception(base64.b64decode(encoded)) if encoded else None,
+    )
+
+
+def _decode_failures(payload: memoryview, place: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    try:
+        failures: list[dict[str, Any]] = json.loads(bytes(codec.slices(payload, place)[0]))
+    except (ValueError, RecursionError, IndexError) as exc:
+        raise ProtocolError("failures that can't be read") from exc
+    if not isinstance(failures, list) or not all(map(schema.failure, failures)):
+        raise ProtocolError("failures that make no sense")
+    return failures
