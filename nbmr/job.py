@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
-import sys
-import threading
 import time
-import warnings
-import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbmr import frames, message, registry, topology
 from nbmr.broker import NotFound
-from nbmr.errors import BrokerError, BrokerUnreachable, Failure, JobCancelled, JobNotFound, JobTimeout
+from nbmr.errors import BrokerError, Failure, JobCancelled, JobNotFound, JobTimeout
 from nbmr.joblog import JobLog, Progress, Status
-from nbmr.outcome import Outcome
+from nbmr.outcome import Outcome, warn_of
+from nbmr.sending import Sending
 from nbmr.stall import Stall
 from nbmr.tasks import is_frame
 
@@ -29,22 +24,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at what may keep a job from going on.
 _LOOK_SECONDS = 1.0
-#: Failures that a warning names.
-_NAMED = 10
-_HERE = str(Path(__file__).parent)
 #: Seconds to wait for RabbitMQ when a job is deleted; it is deleted anyway, as soon as RabbitMQ can.
 _PATIENCE = 2.0
-
-
-#: Jobs that a thread of this process is sending, or was.
-_being_sent: weakref.WeakSet[Job] = weakref.WeakSet()
-
-
-@atexit.register
-def _send_the_rest() -> None:
-    """Keep a process that ends from leaving a job half sent; Ctrl-C leaves it."""
-    for job in list(_being_sent):
-        job.finish_sending()
 
 
 class Job:
@@ -74,9 +55,9 @@ class Job:
         #: What was made on the broker for this job, besides its log.
         self.blobs: list[topology.Queue] = []
         self._consumer: Any = None
-        self._sending: threading.Thread | None = None
-        self._said = False
-        self._send_error: BaseException | None = None
+        self._sending: Sending | None = None
+        #: Why its log can't be read any more.
+        self._unreadable: BrokerError | None = None
         self._gathered: list[Any] = []
         self._forgotten = False
         self._hint = ""
@@ -160,7 +141,7 @@ class Job:
             self._log.end(Status.CANCELLED)
             return
         if not self._log.ended:
-            self._send_error = BrokerError(f"Job {self.name or self.id} can't be followed any more: {error}")
+            self._unreadable = BrokerError(f"Job {self.name or self.id} can't be followed any more: {error}")
         self._log.end(Status.FAILED)
 
     def _on_end(self, _status: Status) -> None:
@@ -179,41 +160,18 @@ class Job:
 
     def send(self, run: Callable[[], None]) -> None:
         """Send the tasks, in this thread; whatever goes wrong ends the job."""
-        try:
-            self._send(run)
-        except BaseException as exc:
-            self._send_error = exc
-            interrupted = isinstance(exc, KeyboardInterrupt)
-            self._log.end(Status.CANCELLED if interrupted else Status.FAILED)
-            raise
-
-    def _send(self, run: Callable[[], None]) -> None:
-        try:
-            run()
-        except BrokerUnreachable:
-            self.look()  # which tells why, if it is for good
-            raise
+        self._sending = Sending(self._log, run, self.look)
+        self._sending.now()
 
     def send_in_background(self, run: Callable[[], None]) -> None:
         """Send the tasks in a thread; an error is raised by `result`."""
-
-        def send() -> None:
-            with contextlib.suppress(BaseException):  # kept in _send_error, and raised by result()
-                self.send(run)
-
-        self._sending = threading.Thread(target=send, name=f"nbmr sends {self.id}", daemon=True)
+        self._sending = Sending(self._log, run, self.look)
         self._sending.start()
-        _being_sent.add(self)
 
     def finish_sending(self) -> None:
         """Wait until the thread that sends the job has done so, and say so if it takes long."""
-        thread = self._sending
-        while thread is not None and thread.is_alive() and not self._log.ended:
-            thread.join(_PATIENCE)
-            if thread.is_alive() and not self._said:
-                self._said = True
-                note = f"nbmr: job {self.name or self.id} is still being sent; Ctrl-C leaves it as it is."
-                print(note, file=sys.stderr)  # noqa: T201 - there is no view any more
+        if self._sending is not None:
+            self._sending.finish()
 
     # ---------------------------------------------------------------- waiting and gathering
 
@@ -281,30 +239,19 @@ class Job:
             raise JobTimeout(f"Job {name} is not done after {timeout:g} s; it goes on. {self.hint}".rstrip())
         self._raise_why_it_failed()
         if self.failures:
-            self._warn()
+            warn_of(self.failures, self._log.total, self.name or self.id)
         self._gathered = [self._gather(consume=True)]
         return self._gathered[0]
 
     def _raise_why_it_failed(self) -> None:
         """Raise what ended the job before its time, if anything did."""
-        if self._send_error is not None:
-            raise self._send_error
+        if error := self._unreadable or (self._sending and self._sending.error):
+            raise error
         if self.status == Status.CANCELLED:
             raise JobCancelled(f"Job {self.name or self.id} was cancelled.")
         if self.failures and self._log.about.get("on_error") != "keep":
             failure = min(self.failures, key=lambda f: f.partition)
             raise failure.error() from failure.exception
-
-    def _warn(self) -> None:
-        failures = sorted(self.failures, key=lambda failure: failure.partition)
-        numbers = ", ".join(str(failure.partition) for failure in failures[:_NAMED])
-        more = ", …" if len(failures) > _NAMED else ""
-        warnings.warn(
-            f"{len(failures)} of {self._log.total} failed in job {self.name or self.id} (numbers"
-            f" {numbers}{more}); the first of {failures[0].summary}",
-            RuntimeWarning,
-            stacklevel=_callers_level(),
-        )
 
     def partial(self) -> Any:
         """Gather what is done so far, in order; failed and missing partitions are left out."""
@@ -435,11 +382,3 @@ class Job:
         failed = f", {p.failed} failed" if p.failed else ""
         rejected = f", {self.rejected} messages rejected" if self.rejected else ""
         return f"<Job {self.name or self.id}: {self.status}, {p.done} of {total} done{failed}{rejected}>"
-
-
-def _callers_level() -> int:
-    """How many frames up the user's own code is, for a warning that points at it."""
-    frame, level = sys._getframe(1), 1  # noqa: SLF001 - as `warnings` itself does
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
-        frame, level = frame.f_back, level + 1
-    return level

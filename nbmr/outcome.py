@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
+import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nbmr import codec, schema, tracebacks
@@ -12,6 +15,9 @@ from nbmr.errors import Failure, ProtocolError
 
 #: Bytes by which a chunk may come before its turn: more than a worker sends unconfirmed.
 _EARLY_BYTES = 64 << 20
+#: Failures that a warning names.
+_NAMED = 10
+_HERE = str(Path(__file__).parent)
 
 
 @dataclass
@@ -132,6 +138,27 @@ def failure(number: int, why: dict[str, Any], fields: dict[str, Any], story: lis
         output=why.get("output", fields.get("output", "")),
         exception=tracebacks.decode_exception(base64.b64decode(encoded)) if encoded else None,
     )
+
+
+def warn_of(failures: list[Failure], total: int | None, job: str) -> None:
+    """Warn, at the user's own line, of failures that a job was told to live with."""
+    failures = sorted(failures, key=lambda failure: failure.partition)
+    numbers = ", ".join(str(failure.partition) for failure in failures[:_NAMED])
+    more = ", …" if len(failures) > _NAMED else ""
+    warnings.warn(
+        f"{len(failures)} of {total} failed in job {job} (numbers {numbers}{more}); the first of"
+        f" {failures[0].summary}",
+        RuntimeWarning,
+        stacklevel=_callers_level(),
+    )
+
+
+def _callers_level() -> int:
+    """How many frames up the user's own code is, for a warning that points at it."""
+    frame, level = sys._getframe(1), 1  # noqa: SLF001 - as `warnings` itself does
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _decode_failures(payload: memoryview, place: list[tuple[int, int]]) -> list[dict[str, Any]]:
