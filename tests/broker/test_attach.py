@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from jupyter_client.manager import KernelManager
+from notes import lines
 
 import nbmr
 from nbmr import cli, registry, topology
@@ -67,10 +68,6 @@ def kernel(tmp_path, monkeypatch):
     for manager in managers:
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()
-
-
-def lines(file):
-    return file.read_text().splitlines() if file.exists() else []
 
 
 def test_a_killed_kernels_job_is_listed_and_gathered_in_a_new_one(client, kernel, tmp_path, eventually):

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from notes import lines, note
 
 import nbmr
 from nbmr import node
@@ -86,15 +87,6 @@ with nbmr.Client() as client:
 WORKS = ["sleep", "in_a_lock", "spin", "wait", "c_code", "hogs_the_gil", "deaf"]
 #: How many processes these note down.
 PIDS = {"children": 2, "threads": 1}
-
-
-def note(file, text):
-    with file.open("a") as f:
-        f.write(f"{text}\n")
-
-
-def lines(file):
-    return file.read_text().splitlines() if file.exists() else []
 
 
 @pytest.fixture

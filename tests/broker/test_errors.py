@@ -13,21 +13,13 @@ import time
 
 import pandas as pd
 import pytest
+from notes import lines, note
 from pandas.testing import assert_frame_equal
 
 import nbmr
 from nbmr import topology, versions
 
 FRAME = pd.DataFrame({"a": range(10)}, index=[f"row{i}" for i in range(10)])
-
-
-def note(file, text):
-    with file.open("a") as f:
-        f.write(f"{text}\n")
-
-
-def lines(file):
-    return file.read_text().splitlines() if file.exists() else []
 
 
 class Picky(Exception):

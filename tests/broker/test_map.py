@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,22 +12,13 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from notes import lines, note
 from pandas.testing import assert_frame_equal, assert_series_equal
 
 import nbmr
 from nbmr import api
 
 FRAME = pd.DataFrame({"a": range(10), "b": list("abcdefghij")}, index=pd.Index(range(100, 110), name="key"))
-
-
-def note(file: Path, text: object) -> None:
-    """Add a line to a file; one write, so that processes don't mix theirs."""
-    with file.open("a") as f:
-        f.write(f"{text}\n")
-
-
-def lines(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.exists() else []
 
 
 # ---------------------------------------------------------------- gathering

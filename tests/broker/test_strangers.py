@@ -73,6 +73,7 @@ def paths(job, queue):
         "log": topology.job_log(job.id),
         "blob": job.blobs[0],
         "control": topology.control_stream(),
+        "registry": topology.jobs_stream(),
     }
 
 
@@ -88,12 +89,14 @@ def test_no_path_lets_anything_in(client, queue, running, outsider, touch, event
         "dead": list(harm(entries[0], touch)),
         "blob": list(harm(entries[1], touch)),
         "control": list(harm(control, touch, 20)),
+        "registry": list(harm(outsider.take(topology.jobs_stream(), 1)[0], touch, 20)),
     }
     for name, path in paths(running, queue).items():
         outsider.put_many(path, bodies[name])
     eventually(lambda: running.rejected == len(bodies["log"]))
     for name in ("tasks", "dead"):
         eventually(lambda name=name: client._broker.count(paths(running, queue)[name])[0] == 0)
+    assert running.id in set(client.jobs()["id"])
     assert "not signed with this key" in str(rejections(client, queue))
     count = f"{len(bodies['log'])} messages rejected"  # where a person sees it
     assert count in repr(running)

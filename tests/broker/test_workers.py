@@ -9,18 +9,10 @@ import time
 
 import psutil
 import pytest
+from notes import lines, note
 
 import nbmr
 from nbmr import node, topology
-
-
-def note(file, text):
-    with file.open("a") as f:
-        f.write(f"{text}\n")
-
-
-def lines(file):
-    return file.read_text().splitlines() if file.exists() else []
 
 
 def gated(x, log, gate):
