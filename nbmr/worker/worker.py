@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nbmr import message, topology
-from nbmr.broker import Broker, Delivery, connect
+from nbmr.broker import SETTLE_SECONDS, Broker, Delivery, connect
 from nbmr.errors import BrokerError, ConfigError, ProtocolError, WorkerError
 from nbmr.keycheck import check_key
 from nbmr.message import Message
@@ -136,10 +136,12 @@ class Worker:
                     pass
             if not self._stopping:
                 self._on_ready()
-            self.broker.settle(tasks, dead, control)
+            settled = time.monotonic() + SETTLE_SECONDS
             while not self._stopping:
                 with contextlib.suppress(queue.Empty):
                     self._orders.get(timeout=1.0)
+                if time.monotonic() > settled and not self.broker.trouble:  # so nothing is waited for in here
+                    self.broker.settle(tasks, dead, control)
                 if self.broker.closed:
                     self._failure = WorkerError(f"RabbitMQ is gone. {self.broker.reason}".strip())
                     break

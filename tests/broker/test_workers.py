@@ -216,6 +216,21 @@ def test_sigterm_drains(named, worker, queue, tmp_path, eventually):
         assert second.wait(10) == 0
 
 
+def test_sigterm_just_when_it_is_ready(named, worker, queue, tmp_path):
+    """It takes nothing any more, although it has just made its queue."""
+    log = tmp_path / "log"
+    with nbmr.Client(named.url, named.key) as client:
+        first = worker(queue)
+        first.send_signal(signal.SIGTERM)
+        job = client.submit([0], lambda x: note(log, x), queue=queue)
+        _, err = first.communicate(timeout=20)
+        assert first.returncode == 0, err
+        assert lines(log) == []
+        worker(queue)
+        assert job.result(30) == [None]
+        job.forget()
+
+
 def test_a_second_signal_ends_it_at_once(named, worker, queue, tmp_path, eventually):
     log, gate = tmp_path / "log", tmp_path / "gate"
     first = worker(queue)
