@@ -3,10 +3,10 @@
     .venv/bin/python tests/benchmarks/soak.py --minutes 10
 
 Two workers and four client processes (`soak_client`) at a private node of their own. Every few seconds a
-child, a supervisor or, rarely, the pool is killed; the broker twice, at a third and at two thirds of the
-time. At the end: how many answers were wrong, waits unfinished and errors unexpected, and what was left
-behind; all of that must be 0, or the exit status is 1. And how memory went: the median of the third quarter
-of the time beside that of the last one, for each process that lived through both.
+child or fork server, a supervisor or, rarely, the pool is killed; the broker twice, at a third and at two
+thirds of the time. At the end: how many answers were wrong, waits unfinished and errors unexpected, and what
+was left behind; all of that must be 0, or the exit status is 1. And how memory went: the median of the third
+quarter of the time beside that of the last one, for each process that lived through both.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Memory:
             third = [mb for at, mb in samples if seconds / 2 <= at < seconds * 3 / 4]
             last = [mb for at, mb in samples if seconds * 3 / 4 <= at <= seconds]
             if len(third) > 2 and len(last) > 2:
-                found[f"{kind} {pid}"] = f"{statistics.median(third):.0f} -> {statistics.median(last):.0f} MB"
+                before, after = statistics.median(third), statistics.median(last)
+                slope = (after - before) / (seconds / 4 / 60)
+                found[f"{kind} {pid}"] = f"{before:.0f} -> {after:.0f} MB, {slope:+.1f} MB/min"
         return dict(sorted(found.items()))
 
 
