@@ -157,13 +157,19 @@ class Broker:
                         self.declare(queue)
 
     def _serves(self, queue: Queue) -> bool:
-        """Whether a queue takes a consumer; a message that comes at once goes back."""
+        """Whether RabbitMQ serves a consumer of a queue: one that we have, or one for a moment.
+
+        A message that comes to the latter is not given back by us: that would count, again and again, as an
+        attempt that has failed. It goes back with the channel.
+        """
+        ours = self._consuming.consumer_of(queue.name)
         offset = "next" if queue.is_stream else None
-        consumer = self.consume(queue, lambda delivery: delivery.give_back(), prefetch=1, offset=offset)
+        consumer = ours or self.consume(queue, lambda _delivery: None, prefetch=1, offset=offset)
         try:
             return consumer.subscribed.wait(SERVES_SECONDS)
         finally:
-            consumer.close()
+            if ours is None:
+                consumer.close()
 
     def _declare(self, queue: Queue) -> None:
         if queue.exchange:

@@ -73,7 +73,7 @@ class Consumer:
         self.channel: Any = None
         self._on_delivery, self._on_lost = on_delivery, on_lost
         self._prefetch, self._offset = prefetch, offset
-        #: Set when RabbitMQ serves it for the first time.
+        #: Set while RabbitMQ serves it.
         self.subscribed = threading.Event()
         self._tag = ""
         self._cancelled = False
@@ -98,6 +98,11 @@ class Consumer:
             Called in that thread: subscribe no more; subscribe again in a moment.
         """
         self._soon, self._in_io_thread, self._forget, self._again = soon, in_io_thread, forget, again
+
+    def lose(self) -> None:
+        """Note that its channel is gone; in the I/O thread."""
+        self.channel = None
+        self.subscribed.clear()
 
     def settle(self, delivery: Delivery, how: str) -> None:
         """Call that method of the channel which delivered the message, if it is still open."""
@@ -143,7 +148,7 @@ class Consumer:
         self.channel = channel
         channel.add_on_close_callback(self._on_channel_closed)
         # RabbitMQ cancels where the queue was deleted, and where its replica stopped: the next try tells
-        channel.add_on_cancel_callback(lambda _frame: channel.close())
+        channel.add_on_cancel_callback(lambda _frame: channel.is_open and channel.close())
         channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: self._consume(channel))
 
     def _consume(self, channel: Any) -> None:
@@ -167,7 +172,7 @@ class Consumer:
     def _on_channel_closed(self, channel: Any, reason: Any) -> None:
         if channel is not self.channel:
             return
-        self.channel = None
+        self.lose()
         if self._cancelled or not channel.connection.is_open:  # closed by us, or with its connection
             return
         now = time.monotonic()

@@ -178,6 +178,10 @@ class Link:
         self._soon(lambda: self._add(consumer))
         return consumer
 
+    def consumer_of(self, queue: str) -> Consumer | None:
+        """Return a consumer of a queue, if there is one on this connection."""
+        return next((consumer for consumer in list(self._consumers) if consumer.queue == queue), None)
+
     def close(self) -> None:
         """Close the connection and end its thread; what is unconfirmed fails."""
         if self._state == "closed":
@@ -307,7 +311,7 @@ class Link:
             self._loop.stop()
             return
         for consumer in self._consumers:
-            consumer.channel = None
+            consumer.lose()
         error = translate(reason, address)
         self._failures = [error]
         if not self._opened.done():

@@ -176,6 +176,30 @@ def test_a_stream_that_is_not_up_yet_is_not_gone(client, broker):
     job.forget()
 
 
+def test_to_ask_whether_a_queue_serves_costs_its_tasks_nothing(client, broker, eventually):
+    """Who consumes from it knows; who doesn't may hold a task for a moment, and must not reject it."""
+    tasks, dead = (
+        make(f"asked-{secrets.token_hex(4)}") for make in (topology.task_queue, topology.dead_queue)
+    )
+    asking = connect(broker.url.replace("127.0.0.1", "localhost"))
+    try:
+        asking.declare(tasks, dead)
+        asking.append(tasks, [b"a task"]).result(10)
+        assert asking._serves(tasks)
+        eventually(lambda: asking.count(tasks) == (1, 0))  # back in its queue, and with nobody
+        deliveries = queue.SimpleQueue()
+        asking.consume(tasks, deliveries.put, prefetch=1)
+        assert deliveries.get(timeout=10).returned <= 1
+        for _ in range(4):
+            assert asking._serves(tasks)
+        assert asking.count(tasks)[1] == 1  # no other consumer came
+        assert deliveries.empty()
+        assert asking.count(dead)[0] == 0
+    finally:
+        asking.delete(tasks, dead)
+        asking.release()
+
+
 def test_down_for_long(client, broker, eventually):
     job = client.submit(range(30), slow, partitions=30)
     eventually(lambda: job.progress.done >= 3)
