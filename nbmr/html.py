@@ -9,6 +9,7 @@ says all of it.
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 _ENDED = ("done", "failed", "cancelled")
@@ -75,6 +76,18 @@ def plain(text: object) -> str:
     line = " ".join(str(text)[: 4 * _LONGEST].split())
     line = "".join(char if char.isprintable() else "?" for char in line)
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def plain_lines(text: object) -> str:
+    r"""Make lines of any text: without control characters, but for line ends; tabs become blanks.
+
+    Examples
+    --------
+    >>> plain_lines("two\nlines\x1b[31m")
+    'two\nlines?[31m'
+    """
+    lines = str(text).expandtabs().splitlines()
+    return "\n".join("".join(char if char.isprintable() else "?" for char in line) for line in lines)
 
 
 def duration(seconds: float) -> str:
@@ -163,16 +176,41 @@ def panel(state: State) -> str:
     )
 
 
+def folded(summary: object, text: object) -> str:
+    """Write lines of text as static HTML, folded under one line that says what they are."""
+    lines = html.escape(plain_lines(text))
+    return (
+        f'<details><summary style="cursor:pointer">{escape(summary)}</summary>'
+        f'<pre style="margin:4px 0;max-height:24em;overflow:auto;white-space:pre-wrap;text-align:left;'
+        f'{_color(None)};background:transparent">{lines}</pre></details>'
+    )
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[str]], notes: Iterable[str] = ()) -> str:
+    """Write a table as static HTML; its cells are HTML already, headings and notes are text."""
+    cell = "text-align:left;vertical-align:top;padding:2px 10px 2px 0;overflow-wrap:anywhere"
+    head = "".join(f'<th style="{cell}">{escape(heading)}</th>' for heading in headings)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{cell}">{content}</td>' for content in row) + "</tr>" for row in rows
+    )
+    more = "".join(f'<div style="opacity:0.75">{escape(note)}</div>' for note in notes)
+    return (
+        f'<div style="{_TEXT}"><table style="border-collapse:collapse">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}</div>"
+    )
+
+
 def message(line: str) -> str:
     """Write one line as static HTML, in the style of a panel."""
     return f'<div style="{_BOX};opacity:0.75">{escape(line)}</div>'
 
 
-_BOX = (
-    "max-width:640px;padding:2px 0;font-size:13px;line-height:1.55;"
+_TEXT = (
+    "padding:2px 0;font-size:13px;line-height:1.55;"
     "font-family:var(--jp-ui-font-family, system-ui, sans-serif);"
     "font-variant-numeric:tabular-nums;color:inherit;color:var(--jp-ui-font-color1, inherit)"
 )
+_BOX = "max-width:640px;" + _TEXT
 
 
 def _color(color: tuple[str, str] | None) -> str:

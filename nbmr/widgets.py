@@ -51,7 +51,7 @@ def state(job: Job) -> html.State:
     status = job.status  # before the counts, so that an ended job's counts are the last ones
     progress = job.progress
     failures = job.failures if progress.failed else []
-    first = f"First failure (number {failures[0].partition}): {failures[0].summary}" if failures else ""
+    first = f"First failure (number {failures[0].number}): {failures[0].summary}" if failures else ""
     return html.State(
         name=job.name or f"job {job.id}",
         status=str(status),

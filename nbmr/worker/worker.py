@@ -24,6 +24,7 @@ from nbmr.message import Message
 from nbmr.node import Presence, abandoned, living
 from nbmr.signing import Signer
 from nbmr.worker.blobs import Blobs
+from nbmr.worker.inputs import Inputs
 from nbmr.worker.janitor import Janitor
 from nbmr.worker.rejects import Rejects
 from nbmr.worker.slot import Slot
@@ -111,6 +112,7 @@ class Worker:
         #: Messages that are not genuine.
         self.rejects = Rejects(self.broker, self.signer, None if options.node else self.fail)
         self.blobs = Blobs(self.broker, self.signer, self.rejects.note)
+        self.inputs = Inputs(self.broker, self.signer)
         self._janitor = Janitor(self.broker, self.signer, options.node)
         self._slots = [Slot(self, number) for number in range(options.slots)]
 
@@ -313,6 +315,7 @@ class Worker:
             "count": task.fields["count"],
             "all_failed": why,
             "given_back_too_often": True,
+            "input": self.inputs.log(task, urgent=True),  # this is an I/O thread, which must not wait
             "rows": task.fields["rows"],
             "run": "",
             "pid": 0,

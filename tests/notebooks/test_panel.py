@@ -16,7 +16,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 JOB = """
 import threading, time
 from nbmr import widgets
-from nbmr.errors import Failure
+from nbmr.failures import Failure
 from nbmr.joblog import Progress
 from nbmr.progress import follow, starting
 

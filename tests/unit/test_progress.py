@@ -19,7 +19,7 @@ from nbmr.errors import ConfigError
 
 JOB = """
 import sys, time
-from nbmr.errors import Failure
+from nbmr.failures import Failure
 from nbmr.joblog import Progress
 from nbmr.progress import follow, starting
 
