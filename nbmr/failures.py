@@ -14,6 +14,8 @@ from nbmr.errors import NbmrError, NotReplayable, TaskError, TaskLost, TaskTimeo
 MOST_ROWS, MOST_TEXT = 30, 6_000
 #: Widest summary in a table of text, in characters.
 _WIDTH = 70
+#: Lines of a traceback with one frame: its title, the frame's place and source, and a message of one line.
+_LONE_FRAME = 4
 _RED, _BOLD, _PLAIN = "\x1b[31m", "\x1b[1m", "\x1b[0m"
 _HEADINGS = ("number", "rows", "what", "worker", "attempts")
 
@@ -187,9 +189,11 @@ class Failure:
         return ["\n\n".join(said)]
 
     def _says_more(self, own: str) -> bool:
-        """Whether a traceback says more than the failing line alone does."""
-        frames = sum(line.startswith(("  File ", "  Cell ")) for line in own.splitlines())
-        return bool(own) and (not self.where or frames > 1 or len(own.strip().splitlines()) > 2 + 2 * frames)
+        """Whether a traceback says more than the failing line and the summary do."""
+        lines = [line for line in own.strip().splitlines() if line.strip(" ~^")]
+        frames = sum(line.startswith(("  File ", "  Cell ")) for line in lines)
+        alone = frames == 1 and len(lines) == _LONE_FRAME
+        return bool(lines) and not (self.where and alone)
 
     def _label(self) -> str:
         return "what became of its attempts" if self.reason == "lost" else "on the worker"

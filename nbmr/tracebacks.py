@@ -67,11 +67,11 @@ def failing_line(exc: BaseException) -> str:
 
 def own_lines(tb: TracebackType | None) -> list[str]:
     """Write the lines of the user's by which an exception came to where it was caught, outermost first."""
-    return _shorten([excerpt(each) for is_library, each in _frames(tb) if not is_library])
+    return _shorten([excerpt(each, around=0) for is_library, each in _frames(tb) if not is_library])
 
 
-def excerpt(tb: TracebackType) -> str:
-    """Write where a frame is: its file or cell, and its line among those around it.
+def excerpt(tb: TracebackType, around: int = AROUND) -> str:
+    """Write where a frame is: its file or cell, and its line among so many above and below it.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def excerpt(tb: TracebackType) -> str:
         source = []
     if not 0 < number <= len(source):
         return lines[0]
-    for at in range(max(1, number - AROUND), min(len(source), number + AROUND) + 1):
+    for at in range(max(1, number - around), min(len(source), number + around) + 1):
         mark = "---->" if at == number else "     "
         lines.append(f"{mark} {at} {source[at - 1].rstrip()[:MAX_LINE]}".rstrip())
     return "\n".join(lines)
