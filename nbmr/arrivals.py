@@ -8,7 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from nbmr import topology
+from nbmr.broker import Broker, Delivery
+from nbmr.errors import BrokerError
 from nbmr.joblog import JobLog, Status
+from nbmr.signing import Signer
 
 #: Seconds between two looks at what may keep a job from going on.
 LOOK_SECONDS = 1.0
@@ -65,6 +69,24 @@ class Arrivals:
         """Read the log no longer, if it was read for this loop."""
         if self._again is not None:
             self._again.end(Status.CANCELLED)
+
+
+def read_again(broker: Broker, signer: Signer, job: str) -> JobLog:
+    """Return a job's log that is read from its beginning; it ends as cancelled if the job is deleted."""
+    log = JobLog(job, signer)
+
+    def read(delivery: Delivery) -> None:
+        log.read(delivery)
+        delivery.ack()
+
+    def lose(_error: BrokerError) -> None:
+        log.end(Status.CANCELLED)
+
+    consumer = broker.consume(topology.job_log(job), read, offset="first", on_lost=lose)
+    log.on_end = lambda _status: consumer.close()
+    if log.ended:  # before it could know
+        consumer.close()
+    return log
 
 
 async def until(log: JobLog, condition: Callable[[], bool], look: Callable[[], None]) -> None:

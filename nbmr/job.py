@@ -12,13 +12,13 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from nbmr import frames, message, registry, topology
-from nbmr.arrivals import LOOK_SECONDS, Arrivals, until
+from nbmr.arrivals import LOOK_SECONDS, Arrivals, read_again, until
 from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, JobCancelled, JobNotFound, JobTimeout
-from nbmr.failures import Failure, Failures
+from nbmr.failures import Failures
 from nbmr.inputs import Inputs
 from nbmr.joblog import JobLog, Progress, Status
-from nbmr.outcome import Outcome, warn_of
+from nbmr.outcome import values_of, warn_of
 from nbmr.sending import Sending
 from nbmr.stall import Stall
 from nbmr.tasks import is_frame
@@ -284,13 +284,13 @@ class Job:
         of_frame = bool(self._log.about.get("of_frame"))
         with self._log.changed:
             outcomes = [self._log.outcomes[task] for task in sorted(self._log.outcomes)]
-        failed = {failure.number: failure for failure in self.failures} if self._log.failed else {}
+        standing = {} if of_frame or not self._log.failed else {f.number: f for f in self.failures}
         # what gather() copies from need not be writable; what it hands on as it is must be
-        values = self._values(outcomes, failed, writable=False)
+        values = values_of(outcomes, standing, writable=False)
         copied = how != "list" and all(value is None or is_frame(value) for value in values)
         views = any(len(outcome.layout) > 1 for outcome in outcomes)
         if views and (not copied or sum(value is not None for value in values) <= 1):
-            values = self._values(outcomes, failed, writable=True)
+            values = values_of(outcomes, standing, writable=True)
         if not consume:
             return frames.gather(values, of_frame=of_frame, how=how)
         self._log.let_go()  # the messages go one by one, as they are copied
@@ -300,17 +300,6 @@ class Job:
         except BaseException:
             self._start_over()
             raise
-
-    def _values(self, outcomes: list[Outcome], failed: dict[int, Failure], *, writable: bool) -> list[Any]:
-        """Decode in order; failed units are left out of a frame, and stand as `Failure` in a list."""
-        values: list[Any] = []
-        for outcome in outcomes:
-            for number, value in enumerate(outcome.values(writable=writable), outcome.start):
-                if number not in failed:
-                    values.append(value)
-                elif not self._log.about.get("of_frame"):
-                    values.append(failed[number])
-        return values
 
     def _start_over(self) -> None:
         """Read the log again from its beginning, since what had been read of it is gone."""
@@ -323,18 +312,7 @@ class Job:
         """Return a log that is read from its beginning, for a loop: what was gathered was given away."""
         if self._forgotten:
             raise JobNotFound(f"Job {self.name or self.id} was forgotten; its result() is still here.")
-        consumer: Any = None
-        log = JobLog(self.id, self._signer, on_end=lambda _status: consumer and consumer.close())
-
-        def read(delivery: Any) -> None:
-            log.read(delivery)
-            delivery.ack()
-
-        def lose(_error: BrokerError) -> None:
-            log.end(Status.CANCELLED)
-
-        consumer = self._broker.consume(topology.job_log(self.id), read, offset="first", on_lost=lose)
-        return log
+        return read_again(self._broker, self._signer, self.id)
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """Yield ``(number, result)`` as results arrive; the number is the partition's or the item's.

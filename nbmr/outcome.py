@@ -147,6 +147,28 @@ def failure(
     )
 
 
+def values_of(outcomes: list[Outcome], standing: dict[int, Failure], *, writable: bool) -> list[Any]:
+    """Decode the values of outcomes, in their order.
+
+    Parameters
+    ----------
+    outcomes
+        What to decode.
+    standing
+        The failures that stand in place of their values, by number; others are left out.
+    writable
+        Whether arrays must be writable.
+    """
+    values: list[Any] = []
+    for outcome in outcomes:
+        for unit, value in enumerate(outcome.values(writable=writable)):
+            if unit not in outcome.failures:
+                values.append(value)
+            elif outcome.start + unit in standing:
+                values.append(standing[outcome.start + unit])
+    return values
+
+
 def warn_of(failures: list[Failure], total: int | None, job: str) -> None:
     """Warn, at the user's own line, of failures that a job was told to live with."""
     failures = sorted(failures, key=lambda failure: failure.number)

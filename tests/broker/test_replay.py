@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
 import os
 import pickle
 import re
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +22,8 @@ from pandas.testing import assert_frame_equal, assert_series_equal
 import nbmr
 from nbmr import inputs, topology
 from nbmr.inputs import Inputs
+from nbmr.message import Message
+from nbmr.worker.inputs import Inputs as OfWorker
 
 FRAME = pd.DataFrame({"a": range(10), "b": list("abcdefghij")}, index=[f"row{i}" for i in range(10)])
 HERE = os.getpid()
@@ -128,7 +133,7 @@ def test_what_ended_its_process_is_not_run_here_by_mistake(client):
 
 
 def test_a_single_unit_that_kills_each_time_has_its_input_too(client):
-    error = failing(client, FRAME, lambda part: os._exit(3), partitions=1)
+    error = failing(client, FRAME, lambda _: os._exit(3), partitions=1)
     assert_frame_equal(error.failure.partition, FRAME)
 
 
@@ -213,7 +218,7 @@ print(job.id)
 def test_what_is_over_the_budget_is_read_again(client, monkeypatch):
     monkeypatch.setattr(inputs, "KEPT_BYTES", 100_000)
     data = [bytes([n]) * 60_000 for n in range(6)]
-    job = client.submit(data, lambda x: 1 / 0, partitions=6, on_error="keep")
+    job = client.submit(data, lambda _: 1 / 0, partitions=6, on_error="keep")
     job.wait(60)
     assert len(job._inputs._kept) == 1
     failures = {failure.number: failure for failure in job.failures}
@@ -227,15 +232,11 @@ def test_what_is_over_the_budget_is_read_again(client, monkeypatch):
 
 def test_a_worker_logs_only_so_much(client):
     """What is over its limit is told without its input."""
-    from nbmr.worker.inputs import Inputs as OfWorker
-
     logged = OfWorker(client._broker, client._signer, most=100)
     job = client.submit([1], lambda x: x)
     assert job.result(30) == [1]
     task = {name: [] for name in ("function_layout", "data_layout", "layout")}
     task |= {"start": 0, "count": 1, "inline": 0, "function_blob": None, "data_blob": None}
-    from nbmr.message import Message
-
     entry = Message("task", job.id, 0, fields=task, payload=memoryview(bytes(60)))
     assert [logged.log(entry) for _ in range(3)] == [True, False, False]
     other = Message("task", "other", 0, fields=task, payload=memoryview(bytes(60)))
@@ -249,7 +250,7 @@ def test_a_worker_logs_only_so_much(client):
 
 def test_a_stranger_cannot_have_its_own_input_run(client, outsider, touch):
     """An input is code: what isn't signed is no input."""
-    job = client.submit([1], lambda x: 1 / 0)
+    job = client.submit([1], lambda _: 1 / 0)
     job.wait(60)
     log = topology.job_log(job.id)
     genuine = [body for body in outsider.take(log, 4) if b'"kind":"input"' in body]
@@ -273,31 +274,24 @@ def test_copies_and_pickles_leave_the_input_behind(client):
 
 def test_nothing_is_kept_open(client):
     """The files of large inputs are closed when nobody holds the failure any more."""
-    import gc
-
-    import psutil
 
     def files():
         gc.collect()
-        return len([f for f in os.listdir(f"/proc/{HERE}/fd") if "nbmr-" in _target(f)])
+        found = []
+        for file in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.append(str(file.readlink()))
+        return sum("(deleted)" in target for target in found)
 
     before = files()
     frame = pd.DataFrame({"x": np.arange(1_500_000.0)})
-    job = client.submit(frame, lambda part: 1 / 0, partitions=1)
+    job = client.submit(frame, lambda _: 1 / 0, partitions=1)
     job.wait(60)
     assert len(job.failures[0].partition) == len(frame)
     assert files() == before + 1
     job.forget()
     del job
     assert files() == before
-    assert psutil.Process().is_running()
-
-
-def _target(name):
-    try:
-        return os.readlink(f"/proc/{HERE}/fd/{name}")
-    except OSError:
-        return ""
 
 
 # ---------------------------------------------------------------- shown
