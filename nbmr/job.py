@@ -97,6 +97,15 @@ class Job:
         return self._log.failures()
 
     @property
+    def output(self) -> str:
+        """What its tasks printed, logged and warned of so far, in order: the last 1,000 lines.
+
+        Where a task prints more than 200 lines or 32 KiB a second, the latest are here, and a line says how
+        many were left out.
+        """
+        return "".join(f"{line.text}\n" for line in self._log.output_lines())
+
+    @property
     def rejected(self) -> int:
         """How many messages in its log were not signed with the key, or made no sense, and were ignored."""
         return self._log.rejected
