@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nbmr.api import attach, connect, jobs, map, shutdown, submit, workers  # noqa: A004 - the verb is named map
+    from nbmr.api import attach, connect, everywhere, jobs, map, shutdown, submit, workers  # noqa: A004 - the verb is named map
     from nbmr.client import Client
     from nbmr.cluster import Workers
     from nbmr.errors import (
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "nbmr.api": ("attach", "connect", "jobs", "map", "shutdown", "submit", "workers"),
+    "nbmr.api": ("attach", "connect", "everywhere", "jobs", "map", "shutdown", "submit", "workers"),
     "nbmr.client": ("Client",),
     "nbmr.cluster": ("Workers",),
     "nbmr.job": ("Job",),
@@ -97,12 +97,20 @@ __all__ = [  # written out for readers and type checkers
     "WrongKey",
     "attach",
     "connect",
+    "everywhere",
     "jobs",
     "map",
     "shutdown",
     "submit",
     "workers",
 ]
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add the magics ``%nbmr`` and ``%%nbmr``; ``%load_ext nbmr`` calls this."""
+    from nbmr import magics  # noqa: PLC0415 - IPython is loaded then
+
+    magics.load_ipython_extension(shell)
 
 
 def __getattr__(name: str) -> Any:

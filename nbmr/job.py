@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nbmr import frames, message, registry, topology
 from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, Failure, JobCancelled, JobNotFound, JobTimeout
-from nbmr.joblog import JobLog, Progress, Status
+from nbmr.joblog import JobLog, OutputLine, Progress, Status
 from nbmr.outcome import Outcome, warn_of
 from nbmr.sending import Sending
 from nbmr.stall import Stall
@@ -103,7 +103,11 @@ class Job:
         Where a task prints more than 200 lines or 32 KiB a second, the latest are here, and a line says how
         many were left out.
         """
-        return "".join(f"{line.text}\n" for line in self._log.output_lines())
+        return "".join(f"{line.text}\n" for line in self.output_lines())
+
+    def output_lines(self) -> list[OutputLine]:
+        """Return the lines of `output`, each with its task and worker."""
+        return self._log.output_lines()
 
     @property
     def rejected(self) -> int:

@@ -174,6 +174,11 @@ class JobLog:
                 return 0
             return self._tasks - len(self.outcomes.keys() | self._running.keys())
 
+    def unanswered(self, count: int) -> dict[int, bool]:
+        """Return which of the first so many tasks have no answer yet, and whether each was begun."""
+        with self.changed:
+            return {task: task in self._running for task in range(count) if task not in self.outcomes}
+
     def progress(self) -> Progress:
         """Return how far it is."""
         with self.changed:

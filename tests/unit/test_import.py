@@ -49,6 +49,7 @@ NAMES = [
     "WrongKey",
     "attach",
     "connect",
+    "everywhere",
     "jobs",
     "map",
     "shutdown",
