@@ -100,6 +100,8 @@ class Session:
         log = self._new_log(options, source)
         job = Job(log, self._broker, self._signer, self._look)
         sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
+        if not source.lazy:
+            job.stall.send_again = sender.send_again
         self._begin(job, log, sender)
         return job, sender.run
 
