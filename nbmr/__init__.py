@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nbmr.api import (  # the verb is named map
         attach,
         connect,
+        everywhere,
         jobs,
         last_failure,
         map,  # noqa: A004
@@ -52,7 +53,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "nbmr.api": ("attach", "connect", "jobs", "last_failure", "map", "shutdown", "submit", "workers"),
+    "nbmr.api": (
+        "attach",
+        "connect",
+        "everywhere",
+        "jobs",
+        "last_failure",
+        "map",
+        "shutdown",
+        "submit",
+        "workers",
+    ),
     "nbmr.client": ("Client",),
     "nbmr.cluster": ("Workers",),
     "nbmr.failures": ("Failure",),
@@ -109,6 +120,7 @@ __all__ = [  # written out for readers and type checkers
     "WrongKey",
     "attach",
     "connect",
+    "everywhere",
     "jobs",
     "last_failure",
     "map",
@@ -116,6 +128,13 @@ __all__ = [  # written out for readers and type checkers
     "submit",
     "workers",
 ]
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add the magics ``%nbmr`` and ``%%nbmr``; ``%load_ext nbmr`` calls this."""
+    from nbmr import magics  # noqa: PLC0415 - IPython is loaded then
+
+    magics.load_ipython_extension(shell)
 
 
 def __getattr__(name: str) -> Any:

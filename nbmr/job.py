@@ -17,7 +17,7 @@ from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, JobCancelled, JobNotFound, JobTimeout
 from nbmr.failures import Failures
 from nbmr.inputs import Inputs
-from nbmr.joblog import JobLog, Progress, Status
+from nbmr.joblog import JobLog, OutputLine, Progress, Status
 from nbmr.outcome import values_of, warn_of
 from nbmr.sending import Sending
 from nbmr.stall import Stall
@@ -103,6 +103,19 @@ class Job:
     def failures(self) -> Failures:
         """What failed so far: a list that is shown as a table; each can be run again by its ``replay()``."""
         return Failures(self._log.failures())
+
+    @property
+    def output(self) -> str:
+        """What its tasks printed, logged and warned of so far, in order: the last 1,000 lines.
+
+        Where a task prints more than 200 lines or 32 KiB a second, the latest are here, and a line says how
+        many were left out.
+        """
+        return "".join(f"{line.text}\n" for line in self.output_lines())
+
+    def output_lines(self) -> list[OutputLine]:
+        """Return the lines of `output`, each with its task and worker."""
+        return self._log.output_lines()
 
     @property
     def rejected(self) -> int:
@@ -305,7 +318,8 @@ class Job:
         """Read the log again from its beginning, since what had been read of it is gone."""
         if not self._forgotten:
             self._log = JobLog(self.id, self._signer, on_end=self._on_end, inputs=self._inputs)
-            self.stall = Stall(self._log, self._broker, self._signer)
+            send_again, self.stall = self.stall.send_again, Stall(self._log, self._broker, self._signer)
+            self.stall.send_again = send_again
             self.follow()
 
     def _read_again(self) -> JobLog:

@@ -10,8 +10,10 @@ from typing import Any
 
 from pika.exceptions import ChannelClosedByBroker
 
+from nbmr.broker.patience import Patience
 from nbmr.broker.trouble import passes, refusal
 from nbmr.errors import BrokerError
+from nbmr.topology import Queue
 
 #: Seconds for which a queue may be out of service (no leader, no replica) before it counts as lost.
 PATIENCE_SECONDS = 60.0
@@ -46,7 +48,7 @@ class Consumer:
     Parameters
     ----------
     queue
-        Name of the queue or stream.
+        The queue or stream. An exclusive one is declared and bound whenever the consumer subscribes.
     on_delivery
         Called in the I/O thread with each `Delivery`; must be quick.
     prefetch
@@ -62,14 +64,15 @@ class Consumer:
 
     def __init__(
         self,
-        queue: str,
+        queue: Queue,
         on_delivery: Callable[[Delivery], None],
         *,
         prefetch: int = 1,
         offset: str | int | None = None,
         on_lost: Callable[[BrokerError], None] | None = None,
     ) -> None:
-        self.queue = queue
+        self.queue = queue.name
+        self._exclusive = queue if queue.exclusive else None
         self.channel: Any = None
         self._on_delivery, self._on_lost = on_delivery, on_lost
         self._prefetch, self._offset = prefetch, offset
@@ -79,6 +82,7 @@ class Consumer:
         self._cancelled = False
         #: Since when RabbitMQ can't serve it.
         self._refused_since: float | None = None
+        self._patience = Patience()
 
     def attach(
         self,
@@ -140,29 +144,42 @@ class Consumer:
         if delivery.channel is self.channel and self.channel is not None and self.channel.is_open:
             getattr(self.channel, how)(delivery.tag)
 
+    def overdue(self) -> bool:
+        """Whether RabbitMQ has said nothing to a subscription for too long; to be asked once a second."""
+        waits = not self._cancelled and not self.subscribed.is_set()
+        return self._patience.over(self if waits else None)
+
     def subscribe(self, channel: Any) -> None:
         """Start to consume on a new channel; in the I/O thread."""
-        if self._cancelled:
+        if self._cancelled or self.channel is not None:  # it needs none, or was given one already
             channel.close()
             return
         self.channel = channel
         channel.add_on_close_callback(self._on_channel_closed)
         # RabbitMQ cancels where the queue was deleted, and where its replica stopped: the next try tells
         channel.add_on_cancel_callback(lambda _frame: channel.is_open and channel.close())
+        if self._exclusive:
+            _declare(channel, self._exclusive)
         channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: self._consume(channel))
 
     def _consume(self, channel: Any) -> None:
         arguments = None if self._offset is None else {"x-stream-offset": self._offset}
-        if channel.is_open and not self._cancelled:
+        if channel.is_open and channel is self.channel and not self._cancelled:
             self._tag = channel.basic_consume(
-                self.queue, self._on_message, arguments=arguments, callback=self._on_subscribed
+                self.queue,
+                self._on_message,
+                arguments=arguments,
+                callback=lambda _frame: self._on_subscribed(channel),
             )
 
-    def _on_subscribed(self, _frame: Any) -> None:
-        self._refused_since = None
-        self.subscribed.set()
+    def _on_subscribed(self, channel: Any) -> None:
+        if channel is self.channel:
+            self._refused_since = None
+            self.subscribed.set()
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        if channel is not self.channel:  # given up: RabbitMQ delivers it again on another one
+            return
         offset = _count(properties.headers, "x-stream-offset", -1)
         if offset >= 0 and self._offset is not None:
             self._offset = offset + 1
@@ -185,6 +202,16 @@ class Consumer:
         self._forget()
         if self._on_lost:
             self._on_lost(refusal(reason))
+
+
+def _declare(channel: Any, queue: Queue) -> None:
+    """Make a queue that belongs to this connection; RabbitMQ does all this in order, before it answers."""
+    if queue.exchange:
+        channel.exchange_declare(queue.exchange, "topic", durable=True)
+    channel.queue_declare(queue.name, exclusive=True, auto_delete=True, arguments=queue.arguments)
+    for key in (queue.key, *queue.more_keys):
+        if queue.exchange:
+            channel.queue_bind(queue.name, queue.exchange, key)
 
 
 def _count(headers: dict[str, Any] | None, name: str, otherwise: int) -> int:

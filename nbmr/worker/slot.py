@@ -6,6 +6,7 @@ task is delivered again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -15,6 +16,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nbmr import message, topology, versions
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Seconds that the last results of an ending worker may take to be stored.
 LAST_ANSWER_SECONDS = 30.0
+#: Seconds that RabbitMQ may take to serve a new worker's subscriptions before it counts as ready anyway.
+SUBSCRIBE_SECONDS = 10.0
 #: Seconds before a task that this worker can't run goes back: time for another worker to be free.
 UNFIT_SECONDS = 1.0
 
@@ -51,6 +56,18 @@ class _Unfit(Exception):
     """The task can't be run by this worker, but perhaps by another; says why."""
 
 
+@dataclass(frozen=True)
+class _Running:
+    """The task that a slot is at."""
+
+    job: str
+    name: str
+    task: int
+    attempt: int
+    #: Since when, by the monotonic clock.
+    since: float
+
+
 class Slot(threading.Thread):
     """A thread that owns one guarded child process and one subscription to the queue of tasks."""
 
@@ -62,7 +79,16 @@ class Slot(threading.Thread):
         #: Set while there is no subscription: RabbitMQ ended it, and took the delivery back.
         self._expired: DeliveryExpired | None = None
         self._consumer: Consumer | None = None
+        #: The subscription to the queue that is this slot's own.
+        self._own: Consumer | None = None
+        self._number = number
         self._job = ""
+        self._running: _Running | None = None
+        #: How many tasks were done, and how many gave a failure.
+        self.done = self.failed = 0
+        #: How many entries of a run told what it printed, and whether the last one is in its log.
+        self._told = 0
+        self._telling: Future[bool] | None = None
         #: Results that are sent and not confirmed yet.
         self._unsettled = 0
         self._all_settled = threading.Condition()
@@ -77,13 +103,31 @@ class Slot(threading.Thread):
 
     def drain(self) -> None:
         """Take no more tasks, finish the running one, and end."""
-        if self._consumer:
-            self._consumer.cancel()
+        for consumer in (self._consumer, self._own):
+            if consumer:
+                consumer.cancel()
         self._put(None)
 
     def kill(self) -> None:
         """End the child at once."""
         self._guard.kill()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what it is doing, as a message of kind ``worker`` tells it."""
+        running, pid = self._running, self._guard.pid
+        if running is None:
+            return {
+                "state": "idle", "job": "", "name": "", "task": -1, "attempt": 0, "seconds": 0.0, "pid": pid,
+            }  # fmt: skip
+        return {
+            "state": "running",
+            "job": running.job,
+            "name": running.name,
+            "task": running.task,
+            "attempt": running.attempt,
+            "seconds": round(time.monotonic() - running.since, 3),
+            "pid": pid,
+        }
 
     def _put(self, item: Delivery | DeliveryExpired | None) -> None:
         self._inbox.put(item)
@@ -96,6 +140,15 @@ class Slot(threading.Thread):
         try:
             self._guard.start()
             self._subscribe()
+            self._own = self._worker.broker.consume(
+                topology.own_queue(self._worker.id, self._number),
+                self._put,
+                prefetch=topology.PREFETCH,
+                on_lost=lambda error: _log.warning("slot %d lost its own queue: %s", self._number, error),
+            )
+            for consumer in (self._consumer, self._own):
+                if consumer:  # who counts a new worker's slots is to find them all
+                    consumer.subscribed.wait(SUBSCRIBE_SECONDS)
             self.ready.set()
             while (item := self._next()) is not None:
                 if isinstance(item, DeliveryExpired):
@@ -110,8 +163,9 @@ class Slot(threading.Thread):
         finally:
             with self._all_settled:
                 self._all_settled.wait_for(lambda: not self._unsettled, LAST_ANSWER_SECONDS)
-            if self._consumer:
-                self._consumer.close()
+            for consumer in (self._consumer, self._own):
+                if consumer:
+                    consumer.close()
             self._guard.close()
 
     def _subscribe(self) -> None:
@@ -145,6 +199,11 @@ class Slot(threading.Thread):
         except ProtocolError as exc:
             worker.rejects.drop(delivery, exc)
             return
+        if delivery.consumer is self._own:
+            # Nobody else could have it, and a classic queue can't be told to wait for its end: so it is
+            # settled now, and without its channel it won't be again.
+            delivery.ack()
+            delivery = replace(delivery, channel=None)
         self._job = task.job
         try:
             with worker.at_work():
@@ -156,11 +215,13 @@ class Slot(threading.Thread):
             _log.exception("task %s of job %s is given back", task.task, task.job)
             delivery.give_back()
         finally:
-            self._job = ""
+            self._job, self._running = "", None
 
     def _answer(self, task: Message, delivery: Delivery) -> None:
         worker = self._worker
         attempt = delivery.returned + 1
+        name = task.fields.get("name", "")
+        self._running = _Running(task.job, name, task.task, attempt, time.monotonic())
         who = worker.identity | {"pid": self._guard.pid, "run": ""}
         self._guard.forget_output()
         problem = versions.mismatch(task.fields["versions"], versions.local_versions())
@@ -176,7 +237,8 @@ class Slot(threading.Thread):
                     return
                 body = self._too_long(task, who, stop.args[0], attempt)
             except (Died, _Unfit) as trouble:
-                if attempt < topology.ATTEMPTS:
+                # nobody counts how often a task is given back to our own queue, and its process was meant
+                if attempt < topology.ATTEMPTS and delivery.consumer is not self._own:
                     worker.log(
                         task,
                         "died",
@@ -234,8 +296,16 @@ class Slot(threading.Thread):
         limit = f"ran longer than its timeout of {task.fields['timeout']:g} s"
         return self._failed(task, who, "timeout", limit, attempt + task.fields["retries"])
 
+    def _count(self, *, failed: bool) -> None:
+        """Count a task that is answered for; before its answer can be seen by anybody."""
+        if failed:
+            self.failed += 1
+        else:
+            self.done += 1
+
     def _sealed(self, task: Message, who: dict[str, Any], **failures: Any) -> Body:
         """Make an answer that holds nothing but failures."""
+        self._count(failed=True)
         return message.seal_raw(
             self._worker.signer,
             "result",
@@ -284,6 +354,7 @@ class Slot(threading.Thread):
         self, task: Message, who: dict[str, Any], attempt: int, lost: dict[int, dict[str, Any]]
     ) -> Body:
         who |= {"pid": self._guard.pid, "run": secrets.token_hex(8)}
+        self._told, self._telling = 0, None
         fields = task.fields
         files: list[int] = []
         try:
@@ -293,12 +364,38 @@ class Slot(threading.Thread):
                 "skip": sorted(lost),
             }
             reply = self._guard.run(
-                header, [task.payload], files, fields["timeout"], lambda: self._why_stop(task)
+                header,
+                [task.payload],
+                files,
+                fields["timeout"],
+                lambda: self._why_stop(task),
+                lambda text, dropped: self._tell_output(task, who, text, dropped),
             )
             return self._receive(task, reply, who, attempt, lost)
+        except (Stopped, Died):
+            self._tell_output(task, who, *self._guard.end_output(), last=True)
+            raise
         finally:
             for file in files:
                 os.close(file)
+
+    def _tell_output(
+        self, task: Message, who: dict[str, Any], text: str, dropped: int, *, last: bool = False
+    ) -> bool:
+        """Note in its job's log what a task printed; return False if that isn't possible now.
+
+        Unless it is the last of it, that must neither wait nor pile up.
+        """
+        worker = self._worker
+        if not last and (worker.broker.trouble or (self._telling is not None and not self._telling.done())):
+            return False
+        if text or dropped:
+            said = {"number": self._told, "text": text, "dropped": dropped}
+            body = message.seal_raw(worker.signer, "output", job=task.job, task=task.task, **who | said)
+            with contextlib.suppress(BrokerError):
+                self._telling = worker.broker.append(topology.job_log(task.job), body, urgent=True)
+            self._told += 1
+        return True
 
     def _why_stop(self, task: Message) -> str:
         if not self._worker.wanted(task):
@@ -359,6 +456,10 @@ class Slot(threading.Thread):
             body = memoryview(b"")
             fields["chunked"] = size
         guard.read_output()
+        text, dropped = guard.end_output()
+        if text or dropped:  # no message of its own: what a short task prints costs no more
+            fields |= {"printed": text, "dropped": dropped}
+        self._count(failed=bool(fields["failures"] or fields["failures_encoded"]))
         if fields["failures"] or fields["failures_encoded"]:
             given = worker.inputs.log(task)
             fields |= {"rows": task.fields["rows"], "output": guard.last_output, "input": given}
@@ -368,5 +469,7 @@ class Slot(threading.Thread):
 def _story(times: int, last: Died | _Unfit) -> str:
     """Tell why a task is lost."""
     if isinstance(last, Died):
+        if times == 1:
+            return f"its worker process died of {last}"
         return f"its worker process died {times} times, at last of {last}"
     return f"{times} attempts could not begin, at last because {last}"

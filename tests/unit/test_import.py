@@ -50,6 +50,7 @@ NAMES = [
     "WrongKey",
     "attach",
     "connect",
+    "everywhere",
     "jobs",
     "last_failure",
     "map",
