@@ -64,6 +64,8 @@ class Job:
         self._stopping: Any = None
         #: What shows it and follows it to its end.
         self.followers: set[Any] = set()
+        #: Called about once a second in the thread that waits for it.
+        self.while_waiting: Callable[[], None] = lambda: None
         log.on_end = self._on_end
         #: Whether its tasks are lost.
         self.stall = Stall(log, broker, signer)
@@ -119,6 +121,7 @@ class Job:
         NbmrError
             If nothing will make it go on.
         """
+        self.while_waiting()
         self._hint = self._look(self)
         heard = self._log.heard_at
         if heard and time.time() - heard > self._log.about.get("ttl", 0.0) / 4 and not self._broker.trouble:

@@ -47,7 +47,9 @@ def follow(job: Job, show: bool | str = True) -> AbstractContextManager[None]:
     match _where(show):
         case "notebook":
             blocks = threading.current_thread() is threading.main_thread()
-            return _following(job, widgets.Panel(job.cancel, blocks=blocks))
+            panel = widgets.Panel(job.cancel, blocks=blocks)
+            job.while_waiting = panel.fetch
+            return _following(job, panel)
         case "terminal":
             return _following(job, Bar(sys.stderr))
         case "script":

@@ -125,12 +125,14 @@ def title(failure: Failure) -> str:
     Examples
     --------
     >>> title(Failure("error", 7, "ValueError: bad", rows=("70", "79"), host="node1", pid=42, attempts=3))
-    'Number 7 (rows 70 to 79): ValueError: bad, on node1 (pid 42) after 3 attempts'
+    'Partition 7 (rows 70 to 79): ValueError: bad, on node1 (pid 42) after 3 attempts'
     """
-    rows = f" (rows {failure.rows[0]} to {failure.rows[-1]})" if failure.rows else ""
+    number = f"Number {failure.partition}"
+    if failure.rows:
+        number = f"Partition {failure.partition} (rows {failure.rows[0]} to {failure.rows[-1]})"
     where = f", on {failure.host} (pid {failure.pid})" if failure.host else ""
     tries = f" after {failure.attempts} attempts" if failure.attempts > 1 else ""
-    return f"Number {failure.partition}{rows}: {html.plain(failure.summary)}{where}{tries}"
+    return f"{number}: {html.plain(failure.summary)}{where}{tries}"
 
 
 def more(count: int, what: str) -> str:
