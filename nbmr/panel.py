@@ -114,19 +114,19 @@ def output(output: Output, count: int, *, folded: bool = False) -> str:
     folded
         Whether the lines are to be unfolded by the reader; otherwise their end stays in view.
     """
-    if not output.lines and not output.dropped:
+    if not output.lines:
         return ""
     shown = output.lines[-count:]
-    left_out = output.dropped + len(output.lines) - len(shown)
+    before = output.before(shown)
     lines = [
         f'<span style="{_FAINT}" title="{html.escape(line.worker)}">{line.task:>5} │ </span>'
         f"{html.block(html.clean(line.text, _LINE_LENGTH))}"
         for line in shown
     ]
-    note = f'<div style="{_FAINT}">{left_out:,} line{"" if left_out == 1 else "s"} left out</div>'
+    note = f'<div style="{_FAINT}">… {more(before, "line")} before these</div>' if before else ""
     pre = f'<pre style="{_MONO};{html.color(html.TEXT)}">{chr(10).join(lines)}</pre>'
-    body = f"<div>{note if left_out else ''}{pre}</div>"
-    total = left_out + len(shown)
+    body = f"<div>{note}{pre}</div>"
+    total = output.total
     said = f"Output of the tasks: {total:,} line{'' if total == 1 else 's'}"
     shade = f"{_SCROLLS};{html.background(html.SHADE)}"
     if folded:

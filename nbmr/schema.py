@@ -65,6 +65,10 @@ def _each(check: Check) -> Check:
     return lambda value: isinstance(value, list) and all(map(check, value))
 
 
+def _one_of(*texts: str) -> Check:
+    return lambda value: isinstance(value, str) and value in texts
+
+
 def _versions(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(version, str) for version in value.values())
 
@@ -92,6 +96,21 @@ def failure(value: Any) -> bool:
 #: What a failure may say besides.
 _SAID = {"traceback": _text, "exception": _text, "output": _text}
 
+_SLOT = {
+    "state": _one_of("idle", "running"),
+    "job": _text,
+    "name": _text,
+    "task": lambda value: value == -1 or whole(value),
+    "attempt": whole,
+    "seconds": number,
+    "pid": whole,
+}
+
+
+def _slot(value: Any) -> bool:
+    return isinstance(value, dict) and not fault(value, _SLOT, {})
+
+
 #: Fields that must be there, and fields that may be, by kind.
 KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
     "task": (
@@ -111,7 +130,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "data_layout": layout,
             "data_blob": _or_none(_blob),
         },
-        {"layout": layout},
+        {"layout": layout, "name": _text},
     ),
     "blob": ({"name": name, "offset": whole}, {}),
     "opened": (
@@ -126,6 +145,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
         {"attempt": whole, "cause": _text, "host": _text, "pid": whole},
         {"output": _text, "unit": whole},
     ),
+    "output": (_WHO | {"number": whole, "text": _text, "dropped": whole}, {}),
     "chunk": ({"run": _text, "offset": whole, "total": whole}, {}),
     "result": (
         _WHO | {"start": whole, "count": count},
@@ -138,6 +158,8 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "given_back_too_often": _flag,
             "rows": _each(_text),
             "output": _text,
+            "printed": _text,
+            "dropped": whole,
             "attempt": whole,
             "seconds": number,
         },
@@ -161,6 +183,26 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
     "mark": ({"mark": _text}, {}),
     "cancel": ({}, {}),
     "key": ({}, {}),
+    "ask": ({}, {}),
+    "worker": (
+        {
+            "id": name,
+            "state": _one_of("here", "ending", "gone"),
+            "worker": _text,
+            "host": _text,
+            "pid": whole,
+            "queue": _text,
+            "memory": whole,
+            "memory_limit": _or_none(whole),
+            "cpu": number,
+            "versions": _versions,
+            "started": number,
+            "done": whole,
+            "failed": whole,
+            "slots": _each(_slot),
+        },
+        {},
+    ),
 }
 
 

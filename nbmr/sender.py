@@ -169,6 +169,7 @@ class Sender:
                 break
             body = message.seal_raw(self.signer, "blob", chunk, job=self.log.job, name=name, offset=offset)
             waiting.append(self.broker.append(stream, body))
+            self.log.bytes_sent += sum(map(len, body))
             offset += sum(map(len, chunk))
         self._settle(waiting)
         return {"name": name, "size": offset}
@@ -194,6 +195,7 @@ class Sender:
             count=len(task.units),
             rows=task.rows,
             queue=self.options["queue"],
+            name=self.options["name"],
             timeout=self.options["timeout"],
             retries=self.options["retries"],
             stop_at_error=self.options["on_error"] == "raise",
@@ -201,6 +203,7 @@ class Sender:
             **function,
             **fields,
         )
+        self.log.bytes_sent += sum(map(len, body))
         sent = self.broker.publish(topology.TASKS_EXCHANGE, self.options["queue"], body)
         sent.add_done_callback(self._check_routed)
         return sent
