@@ -149,12 +149,13 @@ class Panel:
     def _make(self, state: State) -> Any:
         """Make the widgets that there are at first; None where widgets don't work."""
         try:
-            from ipywidgets import HTML, HBox, VBox  # noqa: F401, PLC0415 # takes a while, and is of use only here
+            from ipywidgets import HBox, VBox  # noqa: PLC0415 # takes a while, and is of use only here
 
-            self._parts["head"] = _html("", "1 1 auto")
-            self._put_head(state)
-            self._top = HBox([self._parts["head"]], layout={"width": "100%", "overflow": "hidden"})
-            self._top.layout.grid_gap = "12px"  # flex boxes have it, too
+            self._shown["head"] = panel.head(state)
+            self._parts["head"] = _html(_box(self._shown["head"]), "1 1 auto")
+            # grid_gap is the space between what is in a flex box, too
+            layout = {"width": "100%", "overflow": "hidden", "grid_gap": "12px"}
+            self._top = HBox([self._parts["head"]], layout=layout)
             root = VBox([self._top], layout={"width": "100%", "max_width": "720px", "overflow": "hidden"})
         except Exception:  # noqa: BLE001  # not installed, or of a version that doesn't fit
             _log.info("ipywidgets doesn't work here", exc_info=True)
