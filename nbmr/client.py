@@ -9,7 +9,7 @@ from typing import Any
 from nbmr.cluster import Workers, overview
 from nbmr.job import Job
 from nbmr.placed import Answer, answers, raise_failure
-from nbmr.progress import follow
+from nbmr.progress import awaiting, follow
 from nbmr.session import Session
 
 
@@ -66,18 +66,12 @@ class Client(Session):
     ) -> Job:
         """Start a job and return at once; see `nbmr.submit`."""
         job, send = self.start(data, fn, args, options)
-        job.following = partial(follow, job, progress)
+        job.following = partial(awaiting, job, progress)
         try:
             job.send_in_background(send)
         except BaseException:
             job.forget()  # nobody else has it
             raise
-        return job
-
-    def attach(self, id_or_name: str) -> Job:
-        """Return a job that was started here or elsewhere; see `nbmr.attach`."""
-        job = super().attach(id_or_name)
-        job.following = partial(follow, job)
         return job
 
     def everywhere(
@@ -102,6 +96,12 @@ class Client(Session):
                     job.forget()
         finally:
             job.forget()  # also where an interrupt came before or behind all that
+
+    def attach(self, id_or_name: str) -> Job:
+        """Return a job that was started here or elsewhere; see `nbmr.attach`."""
+        job = super().attach(id_or_name)
+        job.following = partial(awaiting, job)
+        return job
 
     def workers(
         self, n: int | None = None, queue: str = "default", memory_limit: int | str | None = None

@@ -83,7 +83,8 @@ class Failure:
     def replay(self, *, anyway: bool = False) -> Any:
         """Call the same function on the same data again, here, without a worker and without a time limit.
 
-        What it prints, ``breakpoint()`` in it, and ``%debug`` behind it work as in any call.
+        What it prints, breakpoints in it, and ``%debug`` behind it work as in any call. (In JupyterLab,
+        ``breakpoint()`` is that of its own debugger; ``pdb.set_trace()`` asks in the cell.)
 
         Parameters
         ----------

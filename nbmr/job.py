@@ -17,8 +17,9 @@ from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, JobCancelled, JobNotFound, JobTimeout
 from nbmr.failures import Failures
 from nbmr.inputs import Inputs
-from nbmr.joblog import JobLog, OutputLine, Progress, Status
+from nbmr.joblog import JobLog, Member, OutputLine, Progress, Status, Written
 from nbmr.outcome import values_of, warn_of
+from nbmr.roster import WorkerFacts
 from nbmr.sending import Sending
 from nbmr.stall import Stall
 from nbmr.tasks import is_frame
@@ -69,6 +70,12 @@ class Job:
         self._forgotten = False
         self._hint = ""
         self._stopping: Any = None
+        #: What shows it and follows it to its end.
+        self.followers: set[Any] = set()
+        #: Called about once a second in the thread that waits for it.
+        self.while_waiting: Callable[[], None] = lambda: None
+        #: Tells of the workers that live, while somebody looks.
+        self.roster: Callable[[], list[WorkerFacts]] = list
         log.on_end = self._on_end
         log.inputs = self._inputs = Inputs(broker, signer, log.job)
         #: Whether its tasks are lost.
@@ -117,6 +124,14 @@ class Job:
         """Return the lines of `output`, each with its task and worker."""
         return self._log.output_lines()
 
+    def written(self) -> Written:
+        """Return the same for who shows it: lines with their tasks, and how many there were in all."""
+        return self._log.written()
+
+    def crew(self) -> dict[str, Member]:
+        """Return what each worker did for this job so far and is at now, by its name."""
+        return self._log.crew()
+
     @property
     def rejected(self) -> int:
         """How many messages in its log were not signed with the key, or made no sense, and were ignored."""
@@ -138,6 +153,7 @@ class Job:
         NbmrError
             If nothing will make it go on.
         """
+        self.while_waiting()
         self._hint = self._look(self)
         heard = self._log.heard_at
         if heard and time.time() - heard > self._log.about.get("ttl", 0.0) / 4 and not self._broker.trouble:
@@ -259,6 +275,8 @@ class Job:
         if not self.wait(timeout):
             name = self.name or self.id
             raise JobTimeout(f"Job {name} is not done after {timeout:g} s; it goes on. {self.hint}".rstrip())
+        for follower in list(self.followers):
+            follower.stop()  # so that the last state is there when the cell ends, and is saved with it
         self._raise_why_it_failed()
         if self.failures:
             warn_of(self.failures, self._log.total, self.name or self.id)

@@ -26,21 +26,10 @@ from nbmr.message import Message
 from nbmr.outcome import Chunks, Outcome, failure
 from nbmr.signing import Signer
 
-#: The kinds of messages in a job's log.
-_KINDS = (
-    "opened",
-    "sending",
-    "started",
-    "output",
-    "input",
-    "result",
-    "chunk",
-    "died",
-    "sealed",
-    "kept",
-)
 #: Lines of output that are kept.
 OUTPUT_LINES = 1000
+#: The kinds of messages in a job's log.
+_KINDS = ("opened", "sending", "started", "output", "input", "result", "chunk", "died", "sealed", "kept")
 
 
 class Status(StrEnum):
@@ -99,6 +88,26 @@ class OutputLine:
 
 
 @dataclass(frozen=True)
+class Written:
+    """What a job's tasks printed so far."""
+
+    #: Another number means that something changed.
+    version: int
+    #: How many lines were printed in all.
+    total: int
+    #: The last of them, as the log goes on.
+    kept: deque[OutputLine]
+
+    def last(self, count: int) -> list[OutputLine]:
+        """Return the last lines, in order."""
+        while True:
+            try:
+                return list(islice(reversed(self.kept), count))[::-1]
+            except RuntimeError:  # one more came meanwhile
+                continue
+
+
+@dataclass(frozen=True)
 class Member:
     """What a worker did for a job. Counts are of tasks, which may cover several units each."""
 
@@ -136,13 +145,14 @@ class JobLog:
     bytes_received: int = 0
     bytes_sent: int = 0
     rejected: int = 0
-    #: Whether the results were let go, since they were gathered.
-    given_away: bool = False
-    #: The last lines that tasks printed, how many were left out of the log, and a number that grows with each
-    #: change of these.
+    #: The last lines that tasks printed, how many they printed in all, how many of these were left out of the
+    #: log, and a number that grows with each change.
     output: deque[OutputLine] = field(default_factory=lambda: deque(maxlen=OUTPUT_LINES), repr=False)
+    output_total: int = 0
     output_dropped: int = 0
     output_version: int = 0
+    #: Whether the results were let go, since they were gathered.
+    given_away: bool = False
     #: Whether results are let go as soon as they are counted.
     counts_only: bool = False
     #: What failed tasks were given; None if nobody will ask.
@@ -223,6 +233,11 @@ class JobLog:
             for task, started in self._running.items():
                 tasks[started["worker"]][task] = started["since"]
             return {name: Member(*known, tasks[name]) for name, known in self._crew.items()}
+
+    def written(self) -> Written:
+        """Return the output as it is now."""
+        with self.changed:
+            return Written(self.output_version, self.output_total, self.output)
 
     def output_lines(self) -> list[OutputLine]:
         """Return the last lines that tasks printed, in order."""
@@ -371,8 +386,11 @@ class JobLog:
             note = f"… {before + dropped:,} lines left out"
             self.output.append(OutputLine(task, worker, note, before + dropped))
             self.output_dropped += dropped
+            self.output_total += dropped
         if text:
-            self.output.extend(OutputLine(task, worker, line) for line in text.removesuffix("\n").split("\n"))
+            lines = text.removesuffix("\n").split("\n")
+            self.output.extend(OutputLine(task, worker, line) for line in lines)
+            self.output_total += len(lines)
         self.output_version += 1
 
     def _on_chunk(self, entry: Message) -> None:
