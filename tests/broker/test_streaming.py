@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import nbmr
+from nbmr import frames
 
 WAITING = 100.0
 
@@ -47,17 +48,19 @@ async def ticks(until):
 # ---------------------------------------------------------------- await
 
 
-def test_several_jobs_at_once(submit):
+def test_several_jobs_at_once(submit, tmp_path):
+    gate = tmp_path / "gate"
+
     async def main():
-        jobs = [submit(range(3), lambda x, n: x + n, n, progress=False) for n in range(12)]
+        jobs = [submit([0, 1, n], gated, gate, progress=False) for n in range(2, 14)]
         waiting = asyncio.gather(*jobs)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # all of them wait now
         waiters = [thread.name for thread in threading.enumerate() if thread.name.startswith("asyncio")]
-        results = await asyncio.wait_for(waiting, WAITING)
-        return results, waiters
+        gate.touch()
+        return await asyncio.wait_for(waiting, WAITING), waiters
 
     results, waiters = asyncio.run(main())
-    assert results == [[n, n + 1, n + 2] for n in range(12)]
+    assert results == [[0, 10, 10 * n] for n in range(2, 14)]
     assert waiters == []  # nobody waits in a thread of the loop's
 
 
@@ -237,11 +240,17 @@ def test_several_threads_have_jobs_of_their_own(client):
     assert results == [[x + n for x in range(10)] for n in range(12)]
 
 
-def test_several_threads_gather_one_job(submit):
+def test_several_threads_gather_one_job(submit, monkeypatch):
     """They get the same, once gathered; whoever asks for what is there gets all or nothing lost."""
     job = submit(range(2000), lambda x: [x] * 50, partitions=50)
     job.wait(WAITING)
-    go = threading.Barrier(8)
+    go, gather_them = threading.Barrier(8), frames.gather
+
+    def slowly(values, **options):
+        time.sleep(0.2)  # as if there were much more of it
+        return gather_them(values, **options)
+
+    monkeypatch.setattr(frames, "gather", slowly)
 
     def gather(n):
         go.wait(WAITING)
