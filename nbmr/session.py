@@ -17,7 +17,7 @@ from typing import Any, Self
 from nbmr import config, frames, listing, node, pools, registry, topology
 from nbmr.broker import Consumer, NotFound, connect
 from nbmr.cell import Cell, Once
-from nbmr.errors import BrokerUnreachable, ConfigError, NodeError, WorkerError
+from nbmr.errors import BrokerError, BrokerUnreachable, ConfigError, NodeError, WorkerError
 from nbmr.job import Job
 from nbmr.joblog import JobLog
 from nbmr.keycheck import check_key, confirm_key, watch_key
@@ -192,6 +192,7 @@ class Session:
         """Register a job, open its log, and follow that."""
         entry = registry.registration(log.job, job.name, job.queue, self.settings.job_ttl)
         registered = registry.register(self._broker, self._signer, entry)
+        job.roster = self._facts
         try:
             self._broker.declare(topology.job_log(log.job))
             while not self._broker.trouble and not wait([registered], 0.1).done:
@@ -206,7 +207,9 @@ class Session:
 
     def attach(self, id_or_name: str) -> Job:
         """Return a job that was started here or elsewhere; see `nbmr.attach`."""
-        return listing.attach(self._broker, self._signer, id_or_name, self._look)
+        job = listing.attach(self._broker, self._signer, id_or_name, self._look)
+        job.roster = self._facts
+        return job
 
     def jobs(self) -> Any:
         """Return the jobs on this broker as a DataFrame; see `nbmr.jobs`."""
@@ -227,6 +230,13 @@ class Session:
             if self._roster is None:
                 self._roster = Roster(self._broker, self._signer)
             return self._roster
+
+    def _facts(self) -> list[WorkerFacts]:
+        """Tell what the workers say of themselves, for views; nothing where they can't be heard."""
+        try:
+            return self.roster.facts()
+        except BrokerError:
+            return []
 
     def workers_seen(self, queue: str | None = None) -> list[WorkerFacts]:
         """Return what the workers tell of themselves, on every host; asks them, and waits for a moment.
