@@ -12,7 +12,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nbmr.api import attach, connect, jobs, map, shutdown, submit, workers  # noqa: A004 - the verb is named map
+    from nbmr.api import (  # the verb is named map
+        attach,
+        connect,
+        everywhere,
+        jobs,
+        last_failure,
+        map,  # noqa: A004
+        shutdown,
+        submit,
+        workers,
+    )
     from nbmr.client import Client
     from nbmr.cluster import Workers
     from nbmr.errors import (
@@ -20,7 +30,6 @@ if TYPE_CHECKING:
         BrokerError,
         BrokerUnreachable,
         ConfigError,
-        Failure,
         GatherError,
         JobCancelled,
         JobIncomplete,
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
         JobTimeout,
         NbmrError,
         NodeError,
+        NotReplayable,
         PickleError,
         RabbitMQNotFound,
         TaskError,
@@ -37,21 +47,32 @@ if TYPE_CHECKING:
         WorkerError,
         WrongKey,
     )
+    from nbmr.failures import Failure
     from nbmr.job import Job
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "nbmr.api": ("attach", "connect", "jobs", "map", "shutdown", "submit", "workers"),
+    "nbmr.api": (
+        "attach",
+        "connect",
+        "everywhere",
+        "jobs",
+        "last_failure",
+        "map",
+        "shutdown",
+        "submit",
+        "workers",
+    ),
     "nbmr.client": ("Client",),
     "nbmr.cluster": ("Workers",),
+    "nbmr.failures": ("Failure",),
     "nbmr.job": ("Job",),
     "nbmr.errors": (
         "AccessRefused",
         "BrokerError",
         "BrokerUnreachable",
         "ConfigError",
-        "Failure",
         "GatherError",
         "JobCancelled",
         "JobIncomplete",
@@ -59,6 +80,7 @@ _HOMES = {
         "JobTimeout",
         "NbmrError",
         "NodeError",
+        "NotReplayable",
         "PickleError",
         "RabbitMQNotFound",
         "TaskError",
@@ -86,6 +108,7 @@ __all__ = [  # written out for readers and type checkers
     "JobTimeout",
     "NbmrError",
     "NodeError",
+    "NotReplayable",
     "PickleError",
     "RabbitMQNotFound",
     "TaskError",
@@ -97,12 +120,21 @@ __all__ = [  # written out for readers and type checkers
     "WrongKey",
     "attach",
     "connect",
+    "everywhere",
     "jobs",
+    "last_failure",
     "map",
     "shutdown",
     "submit",
     "workers",
 ]
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add the magics ``%nbmr`` and ``%%nbmr``; ``%load_ext nbmr`` calls this."""
+    from nbmr import magics  # noqa: PLC0415 - IPython is loaded then
+
+    magics.load_ipython_extension(shell)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from nbmr import node, pools
+from nbmr import failures, node, pools
 from nbmr.client import Client
 from nbmr.cluster import Workers
+from nbmr.failures import Failure
 from nbmr.job import Job
 from nbmr.progress import starting
 from nbmr.worker.cleaner import sweep
@@ -130,6 +132,7 @@ def map(  # noqa: A001 - the name that users expect
     >>> nbmr.map(flights, lambda part: part.assign(speed=part.distance / part.air_time))  # doctest: +SKIP
     >>> nbmr.map(range(100), lambda x: x**2)  # doctest: +SKIP
     """
+    __tracebackhide__ = True
     return client(progress=progress).map(
         data, fn, *args, partitions=partitions, queue=queue, retries=retries, timeout=timeout,
         on_error=on_error, gather=gather, progress=progress, name=name, **kwargs,
@@ -201,6 +204,28 @@ def attach(id_or_name: str) -> Job:
     return client().attach(id_or_name)
 
 
+def last_failure() -> Failure:
+    """Return what failed in the last error that this session has shown.
+
+    For an error that nobody has caught, so that no variable holds it.
+
+    Returns
+    -------
+    Failure
+        With ``replay()``, which runs the function on the same data again here, and ``partition``, the data.
+
+    Raises
+    ------
+    NotReplayable
+        If that error was not a task's.
+
+    Examples
+    --------
+    >>> nbmr.last_failure().replay()  # and then %debug  # doctest: +SKIP
+    """
+    return failures.last_failure(getattr(sys, "last_value", None))
+
+
 def jobs() -> Any:
     """Return the jobs that are on the broker, oldest first.
 
@@ -218,6 +243,48 @@ def jobs() -> Any:
     >>> nbmr.jobs()  # doctest: +SKIP
     """
     return client().jobs()
+
+
+def everywhere(
+    what: str | Callable[[], Any], queue: str = "default", *, progress: bool = True
+) -> dict[str, Any]:
+    """Run something once in every process that runs tasks: an import, a setting, a question.
+
+    It waits for those that are at a task. A process that takes the place of one that died, and workers that
+    come later, have to be told again.
+
+    Parameters
+    ----------
+    what
+        Python source, as of a cell: names that it defines are found by functions that use them and don't
+        bring them along. Or a function without parameters.
+    queue
+        Whose workers.
+    progress
+        Whether to show progress.
+
+    Returns
+    -------
+    dict
+        By the worker's name, ``host:pid`` (with the slot's number where it has several): what the function
+        returned, or the text of the value of the source's last line, None if it has none.
+
+    Raises
+    ------
+    TaskError
+        If it failed anywhere, after all have answered. `TaskLost` if a worker went before it had answered.
+    SyntaxError, ConfigError
+        If the source isn't Python, or calls a magic; before anything is sent.
+    WorkerError
+        If nobody listens to the queue.
+
+    Examples
+    --------
+    >>> nbmr.everywhere("import numpy as np; np.seterr(all='raise')")  # doctest: +SKIP
+    >>> nbmr.everywhere(os.getpid)  # doctest: +SKIP
+    {'example:4711': 4713}
+    """
+    return client(progress=progress).everywhere(what, queue, progress=progress)
 
 
 def workers(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nbmr.cluster import Workers, overview
 from nbmr.job import Job
-from nbmr.progress import follow
+from nbmr.placed import Answer, answers, raise_failure
+from nbmr.progress import awaiting, follow
 from nbmr.session import Session
 
 
@@ -44,12 +46,16 @@ class Client(Session):
         self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any
     ) -> Any:
         """Apply a function on workers, wait, and gather; see `nbmr.map`."""
+        __tracebackhide__ = True
         job, send = self.start(data, fn, args, options)
         try:
             with follow(job, progress):
                 try:
                     job.send(send)
-                    return job.result()
+                    try:
+                        return job.result()
+                    finally:
+                        job.keep_inputs()
                 finally:
                     job.forget()  # what is still running is ended, and nothing stays on the broker
         finally:
@@ -59,13 +65,42 @@ class Client(Session):
         self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any
     ) -> Job:
         """Start a job and return at once; see `nbmr.submit`."""
-        del progress  # a job shows itself where it is displayed
         job, send = self.start(data, fn, args, options)
+        job.following = partial(awaiting, job, progress)
         try:
             job.send_in_background(send)
         except BaseException:
             job.forget()  # nobody else has it
             raise
+        return job
+
+    def everywhere(
+        self, what: str | Callable[[], Any], queue: str = "default", *, progress: bool = True
+    ) -> dict[str, Any]:
+        """Run something once in every process that runs tasks; see `nbmr.everywhere`."""
+        found = self.ask_everywhere(what, queue, progress=progress)
+        raise_failure(found)
+        return {answer.place: answer.value for answer in found}
+
+    def ask_everywhere(
+        self, what: str | Callable[[], Any], queue: str = "default", *, progress: bool = True
+    ) -> list[Answer]:
+        """Like `everywhere`, but return what came of it in each place, failures and output included."""
+        job, send, places = self.start_everywhere(what, queue)
+        try:
+            with follow(job, progress):
+                try:
+                    job.send(send)
+                    return answers(job, places)
+                finally:
+                    job.forget()
+        finally:
+            job.forget()  # also where an interrupt came before or behind all that
+
+    def attach(self, id_or_name: str) -> Job:
+        """Return a job that was started here or elsewhere; see `nbmr.attach`."""
+        job = super().attach(id_or_name)
+        job.following = partial(awaiting, job)
         return job
 
     def workers(

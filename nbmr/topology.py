@@ -12,18 +12,20 @@
 ``nbmr.key``                  stream: by its messages a wrong key is noticed
 ``nbmr.events``               topic exchange: viewers ask (``ask``, ``ask.<queue>``), workers tell
                               (``worker.<queue>``); nothing is kept of it
+``nbmr.worker.<id>.<slot>``   a slot's own queue, for tasks that nobody else is to take; exclusive
 ``nbmr.inbox.<id>``           a worker's own queue, bound to what viewers ask; exclusive, goes with it
 ``nbmr.viewer.<id>``          a viewer's own queue, bound to what workers tell; exclusive, goes with it
 ============================  ==========================================================================
 
 Kinds of messages. In a task queue: ``task``. In a job's log: ``opened`` (what the job is), ``sending`` (its
 kernel is at it), ``started``, ``output`` (what a task prints; a result has what came last), ``result``,
-``chunk`` (part of a result that is too large for one message),
-``died`` (a child died under a task), ``sealed`` (all tasks are sent), ``kept`` (somebody waits for it). In a
-blob: ``blob``. In the registry: ``job``, ``made`` (a blob of a job), ``unwanted`` (to be deleted),
-``forgotten`` (it is deleted), ``mark`` (whoever wrote it has read the registry when it sees it). In control:
-``cancel`` (a job, or one task of it). In key: ``key``. In events: ``ask`` (somebody looks at the workers),
-``worker`` (what a worker tells of itself for as long as somebody does).
+``chunk`` (part of a result that is too large for one message), ``died`` (a child died under a task),
+``input`` (what a failed task was given, ahead of the ``result`` that tells of it), ``sealed`` (all tasks are
+sent), ``kept`` (somebody waits for it). In a blob: ``blob``. In the registry: ``job``, ``made`` (a blob of a
+job), ``unwanted`` (to be deleted), ``forgotten`` (it is deleted), ``mark`` (whoever wrote it has read the
+registry when it sees it). In control: ``cancel`` (a job, or one task of it). In key: ``key``. In events:
+``ask`` (somebody looks at the workers), ``worker`` (what a worker tells of itself for as long as somebody
+does).
 """
 
 from __future__ import annotations
@@ -146,6 +148,11 @@ def jobs_stream() -> Queue:
 def key_stream() -> Queue:
     """Return the stream whose messages tell which key this broker is used with."""
     return _bounded_stream(KEY_STREAM, 1_000_000, {"x-stream-max-segment-size-bytes": 500_000})
+
+
+def own_queue(worker: str, slot: int) -> Queue:
+    """Return the queue of tasks that is a slot's own; RabbitMQ's default exchange leads there."""
+    return Queue(f"nbmr.worker.{worker}.{slot}", _CLASSIC, exclusive=True)
 
 
 def inbox(worker: str, queue: str) -> Queue:
