@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nbmr import node, pools
@@ -221,7 +222,12 @@ def jobs() -> Any:
 
 
 def workers(
-    n: int | None = None, queue: str = "default", memory_limit: int | str | None = None
+    n: int | None = None,
+    queue: str = "default",
+    memory_limit: int | str | None = None,
+    python: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str | None] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
 ) -> Workers | Any:
     """Start workers on this machine, and wait until they are ready.
 
@@ -233,17 +239,35 @@ def workers(
         The queue that they take tasks from.
     memory_limit
         Bytes that a task's process may hold, such as ``"2GB"``; a task that holds more is ended.
+    python
+        The interpreter that they run on, or the folder of its virtual environment; by default the kernel's.
+        nbmr is imported from there. Its minor version has to be the same, and Python's. ``PYTHONPATH`` and
+        the like are not handed on to another interpreter.
+    env
+        Environment variables for them, beside the kernel's own; the value None removes one. Their names are
+        shown, not their values.
+    cwd
+        The folder that they run in; by default the kernel's.
 
     Returns
     -------
     Workers
-        With ``scale(n)``, ``stop()`` and ``len()``.
+        With ``scale(n)``, ``stop()`` and ``len()``. Workers that replace others, or come by ``scale``, run as
+        these do.
+
+    Raises
+    ------
+    ConfigError
+        If an argument makes no sense, or that interpreter can't run them; says what to install.
+    WorkerError
+        If they can't be started, with the reason.
 
     Examples
     --------
     >>> workers = nbmr.workers(2)  # doctest: +SKIP
+    >>> gpu = nbmr.workers(1, "gpu", python="/opt/torch", env={"OMP_NUM_THREADS": "1"})  # doctest: +SKIP
     """
-    return client().workers(n, queue, memory_limit)
+    return client().workers(n, queue, memory_limit, python, env, cwd)
 
 
 def shutdown() -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nbmr.cluster import Workers, overview
+from nbmr.environment import Environment
+from nbmr.errors import ConfigError
 from nbmr.job import Job
 from nbmr.progress import follow
 from nbmr.session import Session
@@ -69,9 +72,17 @@ class Client(Session):
         return job
 
     def workers(
-        self, n: int | None = None, queue: str = "default", memory_limit: int | str | None = None
+        self,
+        n: int | None = None,
+        queue: str = "default",
+        memory_limit: int | str | None = None,
+        python: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str | None] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
     ) -> Workers | Any:
         """Start workers on this machine; see `nbmr.workers`."""
         if n is None:
+            if (memory_limit, python, env, cwd) != (None,) * 4:
+                raise ConfigError("Say how many workers to start: nbmr.workers(2, …).")
             return overview(self.settings)
-        return Workers(self.settings, n, queue, memory_limit)
+        return Workers(self.settings, n, queue, memory_limit, Environment.check(python, env, cwd))

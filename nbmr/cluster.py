@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from nbmr import pools
 from nbmr.config import Settings
+from nbmr.environment import Environment
 from nbmr.errors import ConfigError
 
 
@@ -22,6 +23,8 @@ class Workers:
         The queue that they take tasks from.
     memory_limit
         Bytes that a task's process may hold, such as ``"2GB"``; None for no limit.
+    environment
+        What they run in; by default, as this process does.
 
     Raises
     ------
@@ -43,9 +46,10 @@ class Workers:
         count: int,
         queue: str = "default",
         memory_limit: int | str | None = None,
+        environment: Environment | None = None,
     ) -> None:
         self.queue = queue
-        self._pool, process = pools.start(settings, _count(count, 1), queue, memory_limit)
+        self._pool, process = pools.start(settings, _count(count, 1), queue, memory_limit, environment)
         try:
             self._pool.wait(count, process)
         except BaseException:

@@ -14,7 +14,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import psutil
 
 from nbmr import private
 from nbmr.config import Settings
+from nbmr.environment import Environment
 from nbmr.errors import ConfigError, WorkerError
 from nbmr.node import living as living_process
 from nbmr.node import start_time
@@ -155,10 +155,14 @@ def living(settings: Settings) -> list[Pool]:
 
 
 def start(
-    settings: Settings, count: int, queue: str = "default", memory_limit: int | str | None = None
+    settings: Settings,
+    count: int,
+    queue: str = "default",
+    memory_limit: int | str | None = None,
+    environment: Environment | None = None,
 ) -> tuple[Pool, subprocess.Popen[bytes]]:
     """Start a pool and return at once; `Pool.wait` waits for it."""
-    place = folder(settings)
+    place, environment = folder(settings), environment or Environment()
     check_queue(queue)
     options: dict[str, Any] = {
         "url": settings.url, "key": settings.key, "queue": queue, "node": settings.node,
@@ -170,12 +174,13 @@ def start(
     log = place / f"starting-{os.getpid()}-{time.monotonic_ns()}.log"
     with open(log, "wb", opener=private.opener) as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "nbmr.worker.pool"],
-            stdin=subprocess.PIPE, stdout=errors, stderr=errors, start_new_session=True, env=_environment(),
+            environment.command("nbmr.worker.pool"),
+            stdin=subprocess.PIPE, stdout=errors, stderr=errors, start_new_session=True,
+            env=environment.variables(), cwd=environment.cwd or None,
         )  # fmt: skip
     log.replace(place / f"{process.pid}.log")
     _started[:] = [known for known in _started if known.poll() is None] + [process]
-    spec = {"options": options, "count": count, "folder": str(place)}
+    spec = {"options": options, "count": count, "folder": str(place), "about": environment.about()}
     assert process.stdin is not None  # noqa: S101 - for the type checker
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps(spec).encode() + b"\n")
@@ -247,14 +252,3 @@ def _only_one(settings: Settings) -> Iterator[None]:
     with open(lock, "w", opener=private.opener) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment for workers: the broker's address and key come another way."""
-    environment = private.environment()
-    # nbmr itself must be found even where it runs from a folder that is not installed
-    here = str(Path(__file__).parent.parent)
-    known = environment.get("PYTHONPATH", "")
-    if here not in known.split(os.pathsep):
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [known, here]))
-    return environment
