@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nbmr import node, pools
+from nbmr import config, joining, node, pools
 from nbmr.client import Client
 from nbmr.cluster import Workers
 from nbmr.job import Job
@@ -268,6 +268,57 @@ def workers(
     >>> gpu = nbmr.workers(1, "gpu", python="/opt/torch", env={"OMP_NUM_THREADS": "1"})  # doctest: +SKIP
     """
     return client().workers(n, queue, memory_limit, python, env, cwd)
+
+
+def join_command(
+    queue: str = "default",
+    slots: int | None = None,
+    memory_limit: int | str | None = None,
+    key_file: str | os.PathLike[str] | None = None,
+    *,
+    with_password: bool = False,
+) -> str:
+    """Return the line to paste into a terminal of another machine, which then works for this broker.
+
+    It names the broker and a key file. It holds neither the key nor, by default, the broker's password: the
+    worker asks for that on its terminal. Copy the key file there first, by a safe way. A host called
+    ``localhost`` in the broker's URL is the machine that the line is pasted on.
+
+    Parameters
+    ----------
+    queue
+        The queue that the worker takes tasks from.
+    slots
+        How many tasks it runs at a time; by default one.
+    memory_limit
+        Bytes that a task's process may hold there, such as ``"2GB"``.
+    key_file
+        Where the key file lies on the other machine; by default as here, or ``nbmr.key`` where the key came
+        from no file.
+    with_password
+        Whether to hold the URL with its password, for scripts, where there is no terminal to ask on. It is
+        then in this cell's output, and in the other shell's history.
+
+    Returns
+    -------
+    str
+        One line for a shell. Nothing is written, and nothing is started.
+
+    Raises
+    ------
+    ConfigError
+        If the broker is the private node, which other machines can't reach, or an argument makes no sense.
+
+    Examples
+    --------
+    >>> nbmr.join_command("gpu", slots=2)  # doctest: +SKIP
+    'nbmr worker --url amqp://me@broker.example.org/ --key-file nbmr.key --queue gpu --slots 2'
+    """
+    with _lock:
+        known = _default[0].settings if _default and _default[0].usable else None
+    if known is None and os.environ.get("NBMR_URL"):
+        known = config.resolve()  # no node is started to say that it can't be reached
+    return joining.command(known, queue, slots, memory_limit, key_file, with_password=with_password)
 
 
 def shutdown() -> bool:

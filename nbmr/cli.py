@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from nbmr import config, node, pools, private, topology
-from nbmr.broker import connect
+from nbmr.broker import connect, passwords
 from nbmr.errors import NbmrError
 from nbmr.progress import starting
 from nbmr.worker.cleaner import clean_after
@@ -26,10 +26,28 @@ class _Commands(click.Group):
             raise click.ClickException(str(exc)) from exc
 
 
+def _with_password(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:
+    """Ask for the password of a URL that names a user and no password."""
+    return passwords.complete(url, _ask_for_password, os.environ.get("NBMR_URL", "")) if url else url
+
+
+def _ask_for_password(whose: str) -> str:
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            f"The URL names {whose} and no password, and there is no terminal to ask on. Set NBMR_URL to the"
+            " URL with its password: arguments stand in the list of processes."
+        )
+    return str(
+        click.prompt(f"Password of {whose}", hide_input=True, err=True, default="", show_default=False)
+    )
+
+
 _url = click.option(
     "--url",
     envvar="NBMR_URL",
-    help="The broker: amqp://user:password@host:5672/vhost. Default: the private node.",
+    callback=_with_password,
+    help="The broker: amqp://user@host:5672/vhost. Its password is asked for, or give the whole by NBMR_URL."
+    " Default: the private node.",
 )
 _key_file = click.option(
     "--key-file",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nbmr import joining
 from nbmr.cluster import Workers, overview
 from nbmr.environment import Environment
 from nbmr.errors import ConfigError
@@ -86,3 +87,17 @@ class Client(Session):
                 raise ConfigError("Say how many workers to start: nbmr.workers(2, …).")
             return overview(self.settings)
         return Workers(self.settings, n, queue, memory_limit, Environment.check(python, env, cwd))
+
+    def join_command(
+        self,
+        queue: str = "default",
+        slots: int | None = None,
+        memory_limit: int | str | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+        *,
+        with_password: bool = False,
+    ) -> str:
+        """Return the line that starts workers on another machine; see `nbmr.join_command`."""
+        return joining.command(
+            self.settings, queue, slots, memory_limit, key_file, with_password=with_password
+        )

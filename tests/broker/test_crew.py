@@ -1,14 +1,17 @@
-"""Workers from a cell: in another environment."""
+"""Workers from a cell: in another environment, and on another machine."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import subprocess
 import sys
 
 import pytest
 
 import nbmr
+from nbmr import api
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +63,74 @@ def test_what_cannot_run_is_told_before_anything_is_started(client, queue, virtu
     with pytest.raises(nbmr.ConfigError, match="how many"):
         client.workers(python=sys.executable)
     assert queue not in set(client.workers().queue)
+
+
+# ---------------------------------------------------------------- the line for another machine
+
+
+@pytest.fixture
+def default_client(monkeypatch):
+    """Nobody has asked for a default client yet."""
+    monkeypatch.setattr(api, "_default", [])
+
+
+def test_the_line_for_another_machine_starts_a_worker_there(named, queue, start, tmp_path):
+    with nbmr.Client(named.url, key_file=named.key_file) as client:
+        line = client.join_command(queue, slots=2)
+        assert "secret" not in line
+        assert named.key not in line
+        assert str(named.key_file) in line
+        # another terminal, which has nothing of ours but the key file
+        words = [sys.executable, "-m", *shlex.split(line)]
+        launcher = "import pty, sys; pty.spawn(sys.argv[1:])"
+        worker = start("-c", launcher, *words, stdin=subprocess.PIPE, cwd=tmp_path)
+
+        def read_until(text):
+            seen = ""
+            while text not in seen:
+                seen += (char := worker.stdout.read(1))
+                assert char, seen
+            return seen
+
+        read_until("Password of tester@127.0.0.1:")
+        read_until(": ")  # what is typed earlier is thrown away
+        worker.stdin.write("secret\n")
+        worker.stdin.flush()
+        assert "secret" not in read_until("Ready: 2 slots")
+        assert client.map([1, 2], lambda x: x + 1, queue=queue) == [2, 3]
+        worker.stdin.write("\x03")  # Ctrl-C
+        worker.stdin.flush()
+        assert worker.wait(60) == 0
+        worker.communicate()
+
+
+def test_the_line_with_the_password_needs_no_terminal(named, queue, start):
+    with nbmr.Client(named.url, key_file=named.key_file) as client:
+        line = client.join_command(queue, with_password=True)
+        url, *words = shlex.split(line)
+        worker = start("-m", *words, env=dict([url.split("=", 1)]), stdin=subprocess.DEVNULL)
+        assert client.map([1, 2], lambda x: x + 1, queue=queue) == [2, 3]
+        worker.terminate()
+        assert worker.wait(60) == 0
+
+
+def test_without_a_terminal_the_password_has_to_be_given(named, start):
+    url = named.url.replace(":secret", "")
+    worker = start("-m", "nbmr", "worker", "--url", url, stdin=subprocess.DEVNULL)
+    _, said = worker.communicate(timeout=60)
+    assert worker.returncode == 2
+    assert "Set NBMR_URL" in " ".join(said.split())
+
+
+def test_no_node_is_started_to_say_that_it_cannot_be_reached(default_client, monkeypatch):
+    monkeypatch.setattr("nbmr.node.ensure", None)
+    with pytest.raises(nbmr.ConfigError, match=r"127\.0\.0\.1 alone"):
+        nbmr.join_command()
+    monkeypatch.setenv("NBMR_URL", "amqp://me:s3cr3t@no-such-broker.invalid")
+    monkeypatch.setenv("NBMR_KEY", "k" * 64)
+    assert nbmr.join_command() == "nbmr worker --url amqp://me@no-such-broker.invalid --key-file nbmr.key"
+
+
+def test_the_private_node_says_what_to_do(client):
+    with pytest.raises(nbmr.ConfigError, match="nbmr worker --slots 2"):
+        client.join_command(slots=2)

@@ -50,6 +50,7 @@ NAMES = [
     "attach",
     "connect",
     "jobs",
+    "join_command",
     "map",
     "shutdown",
     "submit",
