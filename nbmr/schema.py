@@ -65,6 +65,10 @@ def _each(check: Check) -> Check:
     return lambda value: isinstance(value, list) and all(map(check, value))
 
 
+def _one_of(*texts: str) -> Check:
+    return lambda value: isinstance(value, str) and value in texts
+
+
 def _versions(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(version, str) for version in value.values())
 
@@ -92,6 +96,21 @@ def failure(value: Any) -> bool:
 #: What a failure may say besides.
 _SAID = {"traceback": _text, "exception": _text, "output": _text}
 
+_SLOT = {
+    "state": _one_of("idle", "running"),
+    "job": _text,
+    "name": _text,
+    "task": lambda value: value == -1 or whole(value),
+    "attempt": whole,
+    "seconds": number,
+    "pid": whole,
+}
+
+
+def _slot(value: Any) -> bool:
+    return isinstance(value, dict) and not fault(value, _SLOT, {})
+
+
 #: Fields that must be there, and fields that may be, by kind.
 KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
     "task": (
@@ -111,7 +130,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "data_layout": layout,
             "data_blob": _or_none(_blob),
         },
-        {"layout": layout},
+        {"layout": layout, "name": _text},
     ),
     "blob": ({"name": name, "offset": whole}, {}),
     "opened": (
@@ -161,6 +180,26 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
     "mark": ({"mark": _text}, {}),
     "cancel": ({}, {}),
     "key": ({}, {}),
+    "ask": ({}, {}),
+    "worker": (
+        {
+            "id": name,
+            "state": _one_of("here", "ending", "gone"),
+            "worker": _text,
+            "host": _text,
+            "pid": whole,
+            "queue": _text,
+            "memory": whole,
+            "memory_limit": _or_none(whole),
+            "cpu": number,
+            "versions": _versions,
+            "started": number,
+            "done": whole,
+            "failed": whole,
+            "slots": _each(_slot),
+        },
+        {},
+    ),
 }
 
 

@@ -194,6 +194,7 @@ class Sender:
             count=len(task.units),
             rows=task.rows,
             queue=self.options["queue"],
+            name=self.options["name"],
             timeout=self.options["timeout"],
             retries=self.options["retries"],
             stop_at_error=self.options["on_error"] == "raise",

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
@@ -19,12 +20,15 @@ from nbmr.job import Job
 from nbmr.joblog import JobLog
 from nbmr.keycheck import check_key, confirm_key, watch_key
 from nbmr.node import Presence
+from nbmr.roster import Roster, WorkerFacts
 from nbmr.sender import Sender
 from nbmr.signing import Signer
 from nbmr.tasks import Call, Source
 
 #: Seconds for which a count of the listening workers is good.
 _COUNT_SECONDS = 1.0
+#: Seconds that workers have to answer which are known to be there.
+_LOOK_SECONDS = 5.0
 #: Seconds that RabbitMQ has to answer at the start of a job, and while one is waited for.
 _START_SECONDS, _ANSWER_SECONDS = 30.0, 3.0
 #: Slots to cut for where no worker is seen yet.
@@ -52,6 +56,8 @@ class Session:
         self._watch: Consumer | None = None
         self._key_in_doubt = False
         self._closed = False
+        self._roster: Roster | None = None
+        self._lock = threading.Lock()
         try:
             self._broker = connect(self.settings.url, self.settings.alive)
             if not self.settings.node:
@@ -120,6 +126,40 @@ class Session:
     def jobs(self) -> Any:
         """Return the jobs on this broker as a DataFrame; see `nbmr.jobs`."""
         return listing.table(self._broker, self._signer)
+
+    @property
+    def roster(self) -> Roster:
+        """Who works for this broker; made when first needed.
+
+        Raises
+        ------
+        BrokerUnreachable
+            If this client was closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise BrokerUnreachable("This client was closed. Make a new one.")
+            if self._roster is None:
+                self._roster = Roster(self._broker, self._signer)
+            return self._roster
+
+    def workers_seen(self, queue: str | None = None) -> list[WorkerFacts]:
+        """Return what the workers tell of themselves, on every host; asks them, and waits for a moment.
+
+        Parameters
+        ----------
+        queue
+            Whose workers; None for all.
+
+        Returns
+        -------
+        list of WorkerFacts
+            Each has a `mismatch`: why it could not run this kernel's functions, or an empty text.
+        """
+        listening = self.slots(queue) if queue is not None else 0
+        if listening:
+            return self.roster.look(_LOOK_SECONDS, expected=listening, queue=queue)
+        return self.roster.look(queue=queue)
 
     def slots(self, queue: str, timeout: float = _START_SECONDS) -> int:
         """Return how many slots of workers listen to a queue; asked of the broker at most once a second."""
@@ -195,7 +235,10 @@ class Session:
         """Give up the connection; jobs go on without it."""
         if self._closed:
             return
-        self._closed = True
+        with self._lock:
+            self._closed = True
+        if self._roster:
+            self._roster.close()
         if self._watch:
             self._watch.close()
         if hasattr(self, "_broker"):

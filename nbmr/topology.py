@@ -10,6 +10,10 @@
 ``nbmr.jobs``                 stream: the registry of jobs
 ``nbmr.control``              stream: cancel; a worker that comes late, or back, reads what it missed
 ``nbmr.key``                  stream: by its messages a wrong key is noticed
+``nbmr.events``               topic exchange: viewers ask (``ask``, ``ask.<queue>``), workers tell
+                              (``worker.<queue>``); nothing is kept of it
+``nbmr.inbox.<id>``           a worker's own queue, bound to what viewers ask; exclusive, goes with it
+``nbmr.viewer.<id>``          a viewer's own queue, bound to what workers tell; exclusive, goes with it
 ============================  ==========================================================================
 
 Kinds of messages. In a task queue: ``task``. In a job's log: ``opened`` (what the job is), ``sending`` (its
@@ -17,7 +21,8 @@ kernel is at it), ``started``, ``result``, ``chunk`` (part of a result that is t
 ``died`` (a child died under a task), ``sealed`` (all tasks are sent), ``kept`` (somebody waits for it). In a
 blob: ``blob``. In the registry: ``job``, ``made`` (a blob of a job), ``unwanted`` (to be deleted),
 ``forgotten`` (it is deleted), ``mark`` (whoever wrote it has read the registry when it sees it). In control:
-``cancel`` (a job, or one task of it). In key: ``key``.
+``cancel`` (a job, or one task of it). In key: ``key``. In events: ``ask`` (somebody looks at the workers),
+``worker`` (what a worker tells of itself for as long as somebody does).
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from nbmr.errors import ConfigError
 
 TASKS_EXCHANGE = "nbmr.tasks"
 DEAD_EXCHANGE = "nbmr.dead"
+EVENTS_EXCHANGE = "nbmr.events"
 CONTROL_STREAM = "nbmr.control"
 JOBS_STREAM = "nbmr.jobs"
 KEY_STREAM = "nbmr.key"
@@ -54,6 +60,8 @@ CONSUMER_TIMEOUT = 24 * 86_400_000
 #: How often a task is tried before it is lost.
 ATTEMPTS = DELIVERY_LIMIT + 1
 
+#: Exclusive queues are of this type, whatever a virtual host's default is.
+_CLASSIC = {"x-queue-type": "classic"}
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*")
 _LONGEST_QUEUE_NAME = 200
 
@@ -69,6 +77,11 @@ class Queue:
     key: str = ""
     #: Whether it outlives the job or worker that made it.
     shared: bool = False
+    #: Whether it belongs to the connection that consumes from it, and goes with that; it is declared, and
+    #: bound, by its consumer, whenever that subscribes.
+    exclusive: bool = False
+    #: Routing keys that it is bound to besides.
+    more_keys: tuple[str, ...] = ()
 
     @property
     def is_stream(self) -> bool:
@@ -132,6 +145,27 @@ def jobs_stream() -> Queue:
 def key_stream() -> Queue:
     """Return the stream whose messages tell which key this broker is used with."""
     return _bounded_stream(KEY_STREAM, 1_000_000, {"x-stream-max-segment-size-bytes": 500_000})
+
+
+def inbox(worker: str, queue: str) -> Queue:
+    """Return the queue by which a worker that takes a queue's tasks learns that somebody looks."""
+    keys = (ask_key(queue),)
+    return Queue(f"nbmr.inbox.{worker}", _CLASSIC, EVENTS_EXCHANGE, ask_key(), exclusive=True, more_keys=keys)
+
+
+def viewer(viewer: str) -> Queue:
+    """Return the queue by which a viewer learns of the workers."""
+    return Queue(f"nbmr.viewer.{viewer}", _CLASSIC, EVENTS_EXCHANGE, "worker.#", exclusive=True)
+
+
+def ask_key(queue: str | None = None) -> str:
+    """Return the routing key by which to ask the workers of a queue, or all."""
+    return "ask" if queue is None else f"ask.{queue}"
+
+
+def tell_key(queue: str) -> str:
+    """Return the routing key by which a worker tells of itself."""
+    return f"worker.{queue}"
 
 
 def _bounded_stream(name: str, size: int, more: dict[str, Any] | None = None) -> Queue:

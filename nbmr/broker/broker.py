@@ -107,9 +107,9 @@ class Broker:
                 return f"{link.state}: {link.trouble}" if link.trouble else link.state
         return ""
 
-    def publish(self, exchange: str, key: str, body: Body) -> Future[bool]:
+    def publish(self, exchange: str, key: str, body: Body, *, urgent: bool = False) -> Future[bool]:
         """Send a persistent message; see `Link.publish`."""
-        return self._publishing.publish(exchange, key, body)
+        return self._publishing.publish(exchange, key, body, urgent=urgent)
 
     def append(self, queue: Queue, body: Body, *, urgent: bool = False) -> Future[bool]:
         """Send a persistent message straight to a queue or stream; the answer is False if it is gone.
@@ -248,7 +248,7 @@ class Broker:
         on_lost: Callable[[BrokerError], None] | None = None,
     ) -> Consumer:
         """Subscribe to a queue, or to a stream from an offset; see `Consumer`."""
-        consumer = Consumer(queue.name, on_delivery, prefetch=prefetch, offset=offset, on_lost=on_lost)
+        consumer = Consumer(queue, on_delivery, prefetch=prefetch, offset=offset, on_lost=on_lost)
         return self._consuming.consume(consumer)
 
     def release(self) -> None:

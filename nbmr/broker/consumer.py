@@ -12,6 +12,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from nbmr.broker.trouble import passes, refusal
 from nbmr.errors import BrokerError
+from nbmr.topology import Queue
 
 #: Seconds for which a queue may be out of service (no leader, no replica) before it counts as lost.
 PATIENCE_SECONDS = 60.0
@@ -46,7 +47,7 @@ class Consumer:
     Parameters
     ----------
     queue
-        Name of the queue or stream.
+        The queue or stream. An exclusive one is declared and bound whenever the consumer subscribes.
     on_delivery
         Called in the I/O thread with each `Delivery`; must be quick.
     prefetch
@@ -62,14 +63,15 @@ class Consumer:
 
     def __init__(
         self,
-        queue: str,
+        queue: Queue,
         on_delivery: Callable[[Delivery], None],
         *,
         prefetch: int = 1,
         offset: str | int | None = None,
         on_lost: Callable[[BrokerError], None] | None = None,
     ) -> None:
-        self.queue = queue
+        self.queue = queue.name
+        self._exclusive = queue if queue.exclusive else None
         self.channel: Any = None
         self._on_delivery, self._on_lost = on_delivery, on_lost
         self._prefetch, self._offset = prefetch, offset
@@ -149,6 +151,8 @@ class Consumer:
         channel.add_on_close_callback(self._on_channel_closed)
         # RabbitMQ cancels where the queue was deleted, and where its replica stopped: the next try tells
         channel.add_on_cancel_callback(lambda _frame: channel.is_open and channel.close())
+        if self._exclusive:
+            _declare(channel, self._exclusive)
         channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: self._consume(channel))
 
     def _consume(self, channel: Any) -> None:
@@ -185,6 +189,16 @@ class Consumer:
         self._forget()
         if self._on_lost:
             self._on_lost(refusal(reason))
+
+
+def _declare(channel: Any, queue: Queue) -> None:
+    """Make a queue that belongs to this connection; RabbitMQ does all this in order, before it answers."""
+    if queue.exchange:
+        channel.exchange_declare(queue.exchange, "topic", durable=True)
+    channel.queue_declare(queue.name, exclusive=True, auto_delete=True, arguments=queue.arguments)
+    for key in (queue.key, *queue.more_keys):
+        if queue.exchange:
+            channel.queue_bind(queue.name, queue.exchange, key)
 
 
 def _count(headers: dict[str, Any] | None, name: str, otherwise: int) -> int:

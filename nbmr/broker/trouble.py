@@ -12,7 +12,8 @@ from pika import exceptions
 from nbmr.broker.address import Address
 from nbmr.errors import AccessRefused, BrokerError, BrokerUnreachable
 
-_ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED, _NOT_ALLOWED, _INTERNAL_ERROR = 403, 404, 406, 530, 541
+_ACCESS_REFUSED, _NOT_FOUND, _RESOURCE_LOCKED, _PRECONDITION_FAILED = 403, 404, 405, 406
+_NOT_ALLOWED, _INTERNAL_ERROR = 530, 541
 
 
 class NotFound(BrokerError):
@@ -164,11 +165,12 @@ def passes(reason: Any) -> bool:
 
     That a queue's or stream's node is down, its leader not elected yet, its replica not started yet: so for
     a moment after a restart. The code for it is that of a queue which isn't there; the text tells them apart.
+    Or that an exclusive queue still belongs to a connection of ours which has broken.
     """
     text = str(getattr(reason, "reply_text", ""))
     if _code(reason) == _NOT_FOUND:
         return not re.match(r"NOT_FOUND - no (queue|exchange|binding|vhost) ", text)
-    return _code(reason) == _INTERNAL_ERROR or (
+    return _code(reason) in (_INTERNAL_ERROR, _RESOURCE_LOCKED) or (
         _code(reason) == _PRECONDITION_FAILED
         and re.search(r"replica|timeout|leader", text) is not None
         and not _expired(reason)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbmr import message, topology, versions
@@ -51,6 +52,18 @@ class _Unfit(Exception):
     """The task can't be run by this worker, but perhaps by another; says why."""
 
 
+@dataclass(frozen=True)
+class _Running:
+    """The task that a slot is at."""
+
+    job: str
+    name: str
+    task: int
+    attempt: int
+    #: Since when, by the monotonic clock.
+    since: float
+
+
 class Slot(threading.Thread):
     """A thread that owns one guarded child process and one subscription to the queue of tasks."""
 
@@ -63,6 +76,9 @@ class Slot(threading.Thread):
         self._expired: DeliveryExpired | None = None
         self._consumer: Consumer | None = None
         self._job = ""
+        self._running: _Running | None = None
+        #: How many tasks were done, and how many gave a failure.
+        self.done = self.failed = 0
         #: Results that are sent and not confirmed yet.
         self._unsettled = 0
         self._all_settled = threading.Condition()
@@ -84,6 +100,23 @@ class Slot(threading.Thread):
     def kill(self) -> None:
         """End the child at once."""
         self._guard.kill()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what it is doing, as a message of kind ``worker`` tells it."""
+        running, pid = self._running, self._guard.pid
+        if running is None:
+            return {
+                "state": "idle", "job": "", "name": "", "task": -1, "attempt": 0, "seconds": 0.0, "pid": pid,
+            }  # fmt: skip
+        return {
+            "state": "running",
+            "job": running.job,
+            "name": running.name,
+            "task": running.task,
+            "attempt": running.attempt,
+            "seconds": round(time.monotonic() - running.since, 3),
+            "pid": pid,
+        }
 
     def _put(self, item: Delivery | DeliveryExpired | None) -> None:
         self._inbox.put(item)
@@ -156,11 +189,13 @@ class Slot(threading.Thread):
             _log.exception("task %s of job %s is given back", task.task, task.job)
             delivery.give_back()
         finally:
-            self._job = ""
+            self._job, self._running = "", None
 
     def _answer(self, task: Message, delivery: Delivery) -> None:
         worker = self._worker
         attempt = delivery.returned + 1
+        name = task.fields.get("name", "")
+        self._running = _Running(task.job, name, task.task, attempt, time.monotonic())
         who = worker.identity | {"pid": self._guard.pid, "run": ""}
         self._guard.forget_output()
         problem = versions.mismatch(task.fields["versions"], versions.local_versions())
@@ -233,8 +268,16 @@ class Slot(threading.Thread):
         limit = f"ran longer than its timeout of {task.fields['timeout']:g} s"
         return self._failed(task, who, "timeout", limit, attempt + task.fields["retries"])
 
+    def _count(self, *, failed: bool) -> None:
+        """Count a task that is answered for; before its answer can be seen by anybody."""
+        if failed:
+            self.failed += 1
+        else:
+            self.done += 1
+
     def _sealed(self, task: Message, who: dict[str, Any], **failures: Any) -> Body:
         """Make an answer that holds nothing but failures."""
+        self._count(failed=True)
         return message.seal_raw(
             self._worker.signer,
             "result",
@@ -357,6 +400,7 @@ class Slot(threading.Thread):
             body = memoryview(b"")
             fields["chunked"] = size
         guard.read_output()
+        self._count(failed=bool(fields["failures"] or fields["failures_encoded"]))
         if fields["failures"] or fields["failures_encoded"]:
             fields |= {"rows": task.fields["rows"], "output": guard.last_output}
         return message.seal_raw(worker.signer, "result", [body], job=task.job, task=task.task, **fields)

@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import queue
+import secrets
 import signal
 import threading
 import time
@@ -27,6 +28,7 @@ from nbmr.worker.blobs import Blobs
 from nbmr.worker.janitor import Janitor
 from nbmr.worker.rejects import Rejects
 from nbmr.worker.slot import Slot
+from nbmr.worker.teller import Teller
 
 #: Jobs that a worker remembers as over, or as alive.
 _REMEMBERED = 10_000
@@ -90,7 +92,12 @@ class Worker:
     def __init__(self, options: Options, on_ready: Callable[[], None] = lambda: None) -> None:
         self.queue, self.memory_limit = options.queue, options.memory_limit
         self.signer = Signer(options.key)
-        self.identity = {"host": platform.node(), "worker": f"{platform.node()}:{os.getpid()}"}
+        #: Drawn anew for each worker: process ids come again.
+        self.id, self.pid = secrets.token_hex(8), os.getpid()
+        self.identity: dict[str, Any] = {
+            "host": platform.node(),
+            "worker": f"{platform.node()}:{os.getpid()}",
+        }
         self._options, self._on_ready = options, on_ready
         #: Jobs and tasks that are over; a job as a whole has task -1.
         self._over: OrderedDict[tuple[str, int], None] = OrderedDict()
@@ -112,7 +119,8 @@ class Worker:
         self.rejects = Rejects(self.broker, self.signer, None if options.node else self.fail)
         self.blobs = Blobs(self.broker, self.signer, self.rejects.note)
         self._janitor = Janitor(self.broker, self.signer, options.node)
-        self._slots = [Slot(self, number) for number in range(options.slots)]
+        self.slots = [Slot(self, number) for number in range(options.slots)]
+        self._teller = Teller(self)
 
     def run(self) -> None:
         """Work until `stop` is called, or for long enough without a task.
@@ -129,9 +137,10 @@ class Worker:
         self._janitor.start()
         self._dead = self.broker.consume(dead, self._on_dead, prefetch=1, on_lost=self.lose)
         try:
-            for slot in self._slots:
+            self._teller.start()
+            for slot in self.slots:
                 slot.start()
-            for slot in self._slots:
+            for slot in self.slots:
                 while not slot.ready.wait(0.2) and not self._stopping:
                     pass
             if not self._stopping:
@@ -177,6 +186,11 @@ class Worker:
         self._stopping = True
         self._orders.put(None)
 
+    @property
+    def ending(self) -> bool:
+        """Whether it takes no more tasks."""
+        return self._stopping
+
     def handle_signals(self) -> None:
         """Drain on SIGTERM and Ctrl-C; end at once on the second one."""
 
@@ -197,15 +211,18 @@ class Worker:
         self.stop()
 
     def _drain(self) -> None:
-        for slot in self._slots:
+        self._stopping = True
+        self._teller.again()
+        for slot in self.slots:
             slot.drain()
-        for slot in self._slots:
+        for slot in self.slots:
             while slot.is_alive():
                 if self._killed:
                     slot.kill()
                     break
                 slot.join(0.1)
         self._janitor.stop()
+        self._teller.stop()
         self._dead.close()
         self.rejects.close()
         self.broker.release()
@@ -233,7 +250,7 @@ class Worker:
             self._over[job, task] = None
             if len(self._over) > _REMEMBERED:
                 self._over.popitem(last=False)
-        for slot in self._slots:
+        for slot in self.slots:
             slot.cancel(job)
 
     def forget_everywhere(self, task: Message) -> None:

@@ -18,6 +18,8 @@ EVERY = [
     topology.blob("ab", "fn"),
     topology.control_stream(),
     topology.key_stream(),
+    topology.inbox("ab", "gpu"),
+    topology.viewer("ab"),
 ]
 
 
@@ -42,7 +44,8 @@ def test_names_do_not_meet():
 
 @pytest.mark.parametrize("queue", EVERY, ids=lambda queue: queue.name)
 def test_nothing_is_declared_that_rabbitmq_4_refuses(queue):
-    assert queue.arguments["x-queue-type"] in ("quorum", "stream")
+    kinds = ("classic",) if queue.exclusive else ("quorum", "stream")  # what is transient has to be exclusive
+    assert queue.arguments["x-queue-type"] in kinds
     assert not {"x-queue-mode", "x-ha-policy", "x-max-priority", "x-expires"} & set(queue.arguments)
 
 
@@ -80,9 +83,18 @@ def test_wire_names_stand_in_topology_alone():
             continue
         for text in strings(file):
             assert not text.startswith(
-                ("nbmr.tasks.", "nbmr.dead", "nbmr.job.", "nbmr.control", "x-dead-letter")
+                (
+                    "nbmr.tasks.",
+                    "nbmr.dead",
+                    "nbmr.job.",
+                    "nbmr.control",
+                    "nbmr.events",
+                    "nbmr.inbox",
+                    "nbmr.viewer",
+                    "x-dead-letter",
+                )
             )
-            assert text not in ("x-queue-type", "x-delivery-limit", "nbmr.key", "quorum")
+            assert text not in ("x-queue-type", "x-delivery-limit", "nbmr.key", "quorum", "worker.#")
 
 
 def test_pika_is_imported_by_the_broker_package_alone():
