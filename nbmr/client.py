@@ -85,8 +85,8 @@ class Client(Session):
         if n is None:
             if (memory_limit, python, env, cwd) != (None,) * 4:
                 raise ConfigError("Say how many workers to start: nbmr.workers(2, …).")
-            return overview(self.settings)
-        return Workers(self.settings, n, queue, memory_limit, Environment.check(python, env, cwd))
+            return overview(self)
+        return Workers(self, n, queue, memory_limit, Environment.check(python, env, cwd))
 
     def join_command(
         self,

@@ -121,7 +121,13 @@ class Environment:
 
     def about(self) -> dict[str, Any]:
         """Return what may be told of it to anybody who may see the workers."""
-        return {"python": self.python, "variables": sorted(self.changes), "cwd": self.cwd or str(Path.cwd())}
+        return {
+            "python": self.python,
+            "chosen_python": not self.is_ours,
+            "variables": sorted(self.changes),
+            "cwd": self.cwd or str(Path.cwd()),
+            "chosen_cwd": bool(self.cwd),
+        }
 
     def _probe(self) -> None:
         """Ask the other interpreter whether it has a nbmr that goes with this one."""

@@ -1,6 +1,6 @@
-"""What a person sees of a job's progress, as HTML and as text: counts, rates, durations, the bar.
+"""How what a person sees is written as HTML and as text: escaping, numbers, colours.
 
-Everything is static and escaped: user data (names, messages, hints) never becomes markup or a terminal's
+Everything is static and escaped: user data (names, messages, output) never becomes markup or a terminal's
 control sequence. Colours are Jupyter's theme variables; each stands after a plain one, which remains where
 variables are stripped, as in a notebook that isn't trusted. Where styles are stripped too, the text still
 says all of it.
@@ -9,54 +9,30 @@ says all of it.
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, replace
+import re
 
-_ENDED = ("done", "failed", "cancelled")
 #: The longest summary or hint that is shown, in characters.
 _LONGEST = 400
+#: What terminals take as colours and the like.
+_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
 
-_BLUE = ("#1976d2", "var(--jp-brand-color1, #1976d2)")
-_GREEN = ("#388e3c", "var(--jp-success-color1, #388e3c)")
-_RED = ("#d32f2f", "var(--jp-error-color1, #d32f2f)")
-_GREY = ("#9e9e9e", "var(--jp-ui-font-color3, #9e9e9e)")
-_FILL = {"done": _GREEN, "failed": _GREY, "cancelled": _GREY}
-#: In the text of a panel; grey as half-transparent text is readable on light and on dark.
-_STATUS = {"done": _GREEN, "failed": _RED}
+#: Each is a plain colour, and the theme's.
+BLUE = ("#1976d2", "var(--jp-brand-color1, #1976d2)")
+GREEN = ("#388e3c", "var(--jp-success-color1, #388e3c)")
+RED = ("#d32f2f", "var(--jp-error-color1, #d32f2f)")
+ORANGE = ("#f57c00", "var(--jp-warn-color1, #f57c00)")
+GREY = ("#9e9e9e", "var(--jp-ui-font-color3, #9e9e9e)")
+TEXT = ("inherit", "var(--jp-ui-font-color1, inherit)")
+LINE = ("#e0e0e0", "var(--jp-border-color2, rgba(128, 128, 128, 0.3))")
+SHADE = ("#f5f5f5", "var(--jp-layout-color2, rgba(128, 128, 128, 0.1))")
 
 
-@dataclass(frozen=True)
-class State:
-    """What a view shows of a job, at one moment. Counts are of units, as in `nbmr.joblog.Progress`."""
-
-    name: str
-    #: ``pending``, ``running``, ``done``, ``failed`` or ``cancelled``.
-    status: str
-    done: int = 0
-    failed: int = 0
-    #: None while it isn't known.
-    total: int | None = None
-    seconds: float = 0.0
-    #: None while nothing can be said.
-    seconds_left: float | None = None
-    #: Units a second.
-    rate: float = 0.0
-    #: How many workers have taken part.
-    workers: int = 0
-    #: Messages in the job's log that were not genuine, or made no sense.
-    rejected: int = 0
-    #: What keeps the job from going on; empty if nothing does.
-    hint: str = ""
-    #: One line on what failed first; empty if nothing did.
-    failure: str = ""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self.status in _ENDED
-
-    def left(self) -> State:
-        """Return the state as it is to be kept by who follows the job no longer."""
-        return self if self.ended else replace(self, status=f"still {self.status}", seconds_left=None)
+#: The style of what is shown in a cell's output.
+BOX = (
+    "max-width:720px;padding:2px 0;font-size:13px;line-height:1.55;"
+    "font-family:var(--jp-ui-font-family, system-ui, sans-serif);"
+    f"font-variant-numeric:tabular-nums;color:{TEXT[0]};color:{TEXT[1]}"
+)
 
 
 def escape(text: object) -> str:
@@ -75,6 +51,41 @@ def plain(text: object) -> str:
     line = " ".join(str(text)[: 4 * _LONGEST].split())
     line = "".join(char if char.isprintable() else "?" for char in line)
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def block(text: object, longest: int = 20_000) -> str:
+    r"""Make text of several lines fit for HTML: as it would stand in a terminal, without colours.
+
+    Parameters
+    ----------
+    text
+        Anything.
+    longest
+        How many characters of it are shown; the last ones.
+
+    Examples
+    --------
+    >>> block("\x1b[31mred\x1b[0m <b>\n50%\r100%")
+    'red &lt;b&gt;\n100%'
+    """
+    return html.escape("\n".join(clean(line) for line in _last(str(text), longest).split("\n")))
+
+
+def clean(line: str, longest: int = 2_000) -> str:
+    r"""Make one line of output fit for a screen: without colours, and what was written over is gone.
+
+    Examples
+    --------
+    >>> clean("\x1b[31m 50%\r100%\x07")
+    '100%?'
+    """
+    line = _SEQUENCE.sub("", line[: 4 * longest]).rstrip("\r").rpartition("\r")[2].expandtabs(4)
+    line = "".join(char if char.isprintable() else "?" for char in line)
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def _last(text: str, longest: int) -> str:
+    return text if len(text) <= longest else "…" + text[-longest:]
 
 
 def duration(seconds: float) -> str:
@@ -115,94 +126,33 @@ def rate(per_second: float) -> str:
     return f"{per_second:.1f}/s" if per_second < 9.95 else f"{per_second:,.0f}/s"  # noqa: PLR2004
 
 
-def facts(state: State) -> list[str]:
-    """Return what there is to say about how far a job is, most important first."""
-    said = [f"{state.done:,}" + (" done" if state.total is None else f" of {state.total:,}")]
-    if state.failed:
-        said.append(f"{state.failed:,} failed")
-    if state.ended:
-        said.append(f"in {duration(state.seconds)}")
-    said.append(rate(state.rate))
-    if not state.ended and state.seconds_left is not None:
-        said.append(f"{duration(state.seconds_left)} left")
-    if state.workers:
-        said.append("1 worker" if state.workers == 1 else f"{state.workers:,} workers")
-    if state.rejected:
-        said.append(f"{state.rejected:,} message{'s' if state.rejected > 1 else ''} rejected")
-    return [fact for fact in said if fact]
-
-
-def text(state: State) -> str:
-    """Write a state as text: one line, and one more each for the hint and the first failure.
+def size(count: float) -> str:
+    """Write a number of bytes.
 
     Examples
     --------
-    >>> text(State("clean", "done", done=4, total=4, seconds=2.0, rate=2.0, workers=1))
-    'clean: done, 4 of 4, in 2.0 s, 2.0/s, 1 worker'
+    >>> [size(n) for n in (512, 2_500, 1_234_567, 25_300_000, 3_000_000_000)]
+    ['512 B', '2.5 kB', '1.2 MB', '25 MB', '3.0 GB']
     """
-    lines = [f"{plain(state.name)}: {', '.join([state.status, *facts(state)])}"]
-    lines += [f"  {plain(note)}" for note in (state.hint, state.failure) if note]
-    return "\n".join(lines)
+    if count < 1000:  # noqa: PLR2004 - from here on in kB
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007 - the last stands for all that is more
+        count /= 1000
+        if count < 999.5:  # noqa: PLR2004 - from here on it would be rounded to 1000
+            break
+    return f"{count:.1f} {unit}" if count < 9.95 else f"{count:,.0f} {unit}"  # noqa: PLR2004
 
 
-def panel(state: State) -> str:
-    """Write a state as static HTML: name and status, the bar, the facts, the hint and the first failure."""
-    notes = [
-        f'<div style="{_color(color)};overflow-wrap:anywhere">{escape(note)}</div>'
-        for note, color in ((state.hint, None), (state.failure, _RED))
-        if note
-    ]
-    status = f'<span style="{_color(_STATUS.get(state.status))}">{escape(state.status)}</span>'
-    return (
-        f'<div style="{_BOX}">'
-        f'<div style="display:flex;justify-content:space-between;gap:1em">'
-        f'<b style="overflow-wrap:anywhere">{escape(state.name)}</b> {status}</div>'
-        f"{_bar(state)}"
-        f'<div style="opacity:0.75">{escape(" · ".join(facts(state)))}</div>'
-        f"{''.join(notes)}</div>"
-    )
+def color(color: tuple[str, str]) -> str:
+    """Write a colour of text as a style."""
+    return f"color:{color[0]};color:{color[1]}"
+
+
+def background(color: tuple[str, str]) -> str:
+    """Write a colour of what is behind text as a style."""
+    return f"background:{color[0]};background:{color[1]}"
 
 
 def message(line: str) -> str:
     """Write one line as static HTML, in the style of a panel."""
-    return f'<div style="{_BOX};opacity:0.75">{escape(line)}</div>'
-
-
-_BOX = (
-    "max-width:640px;padding:2px 0;font-size:13px;line-height:1.55;"
-    "font-family:var(--jp-ui-font-family, system-ui, sans-serif);"
-    "font-variant-numeric:tabular-nums;color:inherit;color:var(--jp-ui-font-color1, inherit)"
-)
-
-
-def _color(color: tuple[str, str] | None) -> str:
-    if color is None:
-        return "color:inherit;color:var(--jp-ui-font-color1, inherit)"
-    return f"color:{color[0]};color:{color[1]}"
-
-
-def _bar(state: State) -> str:
-    values = ""
-    if state.total is None and not state.ended:
-        segments = _segment(100, _BLUE, "opacity:0.35;")  # how far is not known
-    else:
-        total = state.total or state.done + state.failed
-        done = 100 * state.done / total if total else 100.0 * (state.status == "done")
-        failed = 100 * state.failed / total if total else 0.0
-        segments = _segment(done, _FILL.get(state.status, _BLUE)) + _segment(failed, _RED)
-        values = f' aria-valuemin="0" aria-valuemax="100" aria-valuenow="{min(done + failed, 100):.0f}"'
-    return (
-        f'<div role="progressbar" aria-label="{escape(state.name)}"{values}'
-        ' style="display:flex;height:6px;margin:3px 0;border-radius:3px;overflow:hidden;'
-        'background:#e0e0e0;background:var(--jp-border-color2, rgba(128, 128, 128, 0.3))">'
-        f"{segments}</div>"
-    )
-
-
-def _segment(percent: float, color: tuple[str, str], style: str = "") -> str:
-    if percent <= 0:
-        return ""
-    return (
-        f'<div style="{style}width:{min(percent, 100):.1f}%;height:6px;'
-        f'background:{color[0]};background:{color[1]}"></div>'
-    )
+    return f'<div style="{BOX};opacity:0.75">{escape(line)}</div>'

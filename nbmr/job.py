@@ -62,6 +62,8 @@ class Job:
         self._forgotten = False
         self._hint = ""
         self._stopping: Any = None
+        #: What shows it and follows it to its end.
+        self.followers: set[Any] = set()
         log.on_end = self._on_end
         #: Whether its tasks are lost.
         self.stall = Stall(log, broker, signer)
@@ -237,6 +239,8 @@ class Job:
         if not self.wait(timeout):
             name = self.name or self.id
             raise JobTimeout(f"Job {name} is not done after {timeout:g} s; it goes on. {self.hint}".rstrip())
+        for follower in list(self.followers):
+            follower.stop()  # so that the last state is there when the cell ends, and is saved with it
         self._raise_why_it_failed()
         if self.failures:
             warn_of(self.failures, self._log.total, self.name or self.id)
@@ -329,7 +333,10 @@ class Job:
             yield item  # type: ignore[misc]  # it is not the end
 
     def __await__(self) -> Generator[Any, None, Any]:
-        """Wait for `result` without blocking the event loop."""
+        """Wait for `result` without blocking the event loop; in a notebook, under a live panel."""
+        from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed
+
+        widgets.show_awaited(self)
         return asyncio.to_thread(self.result).__await__()
 
     # ---------------------------------------------------------------- ending

@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from nbmr import private
+from nbmr.broker import passwords
 from nbmr.config import Settings
 from nbmr.environment import Environment
 from nbmr.errors import ConfigError, WorkerError
@@ -97,8 +98,9 @@ class Pool:
     def check(self, state: dict[str, Any]) -> None:
         """Raise if the pool has failed."""
         if state and state["failed"]:
+            log = self.log()
             self._clean_up()
-            raise WorkerError(f"Workers can't be started: {state['failed']}")
+            raise WorkerError(f"Workers can't be started: {state['failed']}\n{log}".rstrip())
 
     def log(self) -> str:
         """Return the last lines that the pool's workers logged."""
@@ -180,7 +182,8 @@ def start(
         )  # fmt: skip
     log.replace(place / f"{process.pid}.log")
     _started[:] = [known for known in _started if known.poll() is None] + [process]
-    spec = {"options": options, "count": count, "folder": str(place), "about": environment.about()}
+    about = environment.about() | {"broker": passwords.without(settings.url)}
+    spec = {"options": options, "count": count, "folder": str(place), "about": about}
     assert process.stdin is not None  # noqa: S101 - for the type checker
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps(spec).encode() + b"\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from nbmr import html, widgets
 from nbmr.errors import ConfigError
+from nbmr.follower import Follower, View
+from nbmr.panel import FAILURES
+from nbmr.state import Output, State, facts, more, title
 
 if TYPE_CHECKING:
     from nbmr.job import Job
@@ -42,7 +46,8 @@ def follow(job: Job, show: bool | str = True) -> AbstractContextManager[None]:
     """
     match _where(show):
         case "notebook":
-            return _following(job, widgets.Panel())
+            blocks = threading.current_thread() is threading.main_thread()
+            return _following(job, widgets.Panel(job.cancel, blocks=blocks))
         case "terminal":
             return _following(job, Bar(sys.stderr))
         case "script":
@@ -96,8 +101,8 @@ def _where(show: bool | str) -> str:
 
 
 @contextmanager
-def _following(job: Job, view: widgets.View) -> Iterator[None]:
-    follower = widgets.Follower(job, view)
+def _following(job: Job, view: View) -> Iterator[None]:
+    follower = Follower(job, view)
     follower.start()
     try:
         yield
@@ -151,11 +156,11 @@ class Notes:
         self._hint, self._since = "", 0.0
         self._said = {""}
 
-    def show(self, state: html.State) -> None:
+    def show(self, state: State) -> None:
         """Say nothing yet."""
         self.update(state)
 
-    def update(self, state: html.State) -> None:
+    def update(self, state: State) -> None:
         """Say what lasts."""
         if state.hint != self._hint:
             self._hint, self._since = state.hint, state.seconds
@@ -163,12 +168,12 @@ class Notes:
             self._said.add(self._hint)
             print(f"nbmr: {html.plain(self._hint)}", file=self._stream, flush=True)
 
-    def finish(self, state: html.State) -> None:
+    def finish(self, state: State) -> None:
         """Say nothing more."""
 
 
 class Bar:
-    """A job's state as tqdm's bar; hints and the first failure are lines above it.
+    """A job's state as tqdm's bar; hints, failures and what tasks write are lines above it.
 
     Parameters
     ----------
@@ -176,12 +181,18 @@ class Bar:
         The terminal to write to.
     """
 
+    #: Most lines of output that are written at one update; the rest is counted.
+    LINES = 20
+
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._bar: Any = None
         self._said = {""}
+        self._failures = 0
+        #: How many lines of output were dealt with.
+        self._lines = 0
 
-    def show(self, state: html.State) -> None:
+    def show(self, state: State) -> None:
         """Appear below the cursor."""
         self._bar = _tqdm()(
             file=self._stream,
@@ -192,18 +203,36 @@ class Bar:
         self._bar.delay = 0
         self.update(state)
 
-    def update(self, state: html.State) -> None:
+    def update(self, state: State) -> None:
         """Show a later state."""
-        for note in (state.hint, state.failure):
-            if note not in self._said:
-                self._said.add(note)
-                self._bar.write(html.plain(note), file=self._stream)
+        if state.hint not in self._said:
+            self._said.add(state.hint)
+            self._write(html.plain(state.hint))
+        for failure in state.failures[self._failures :]:
+            self._write(html.plain(title(failure)))
+        self._failures = len(state.failures)
+        self._write_output(state.output)
         self._bar.put(state)
 
-    def finish(self, state: html.State) -> None:
+    def finish(self, state: State) -> None:
         """Show the last state, and leave it there."""
         self.update(state)
+        if state.failed > self._failures >= FAILURES:
+            self._write(f"and {more(state.failed - self._failures, 'failure')}")
         self._bar.close()
+
+    def _write_output(self, output: Output) -> None:
+        total = output.dropped + len(output.lines)
+        new = min(total - self._lines, len(output.lines))
+        shown = output.lines[len(output.lines) - min(new, self.LINES) :]
+        if left_out := total - self._lines - len(shown):
+            self._write(f"… {more(left_out, 'line')} of output")
+        for line in shown:
+            self._write(f"[{line.task}] {html.clean(line.text)}")
+        self._lines = total
+
+    def _write(self, line: str) -> None:
+        self._bar.write(line, file=self._stream)
 
 
 @cache
@@ -220,13 +249,13 @@ def _tqdm() -> type[Any]:
         def format_dict(self) -> Any:
             return {**super().format_dict, "facts": self.facts}
 
-        def put(self, state: html.State) -> None:
+        def put(self, state: State) -> None:
             name = html.plain(state.name)
             self.desc = name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "…"
-            known = html.facts(state)
-            facts = ", ".join([state.status, *known] if state.status != "running" else known)
-            if facts != self.facts:
-                self.facts, self.n, self.total = facts, state.done + state.failed, state.total
+            known = facts(state)
+            said = ", ".join([state.status, *known] if state.status != "running" else known)
+            if said != self.facts:
+                self.facts, self.n, self.total = said, state.done + state.failed, state.total
                 self.refresh()
 
     return Tqdm

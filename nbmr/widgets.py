@@ -1,81 +1,53 @@
-"""The live panel of a job in a notebook, and what keeps a view of a job up to date.
+"""The live panel of a job in a notebook.
 
 While the job runs, the cell's output is an ipywidgets view, which a thread of ours updates. At the end
-that output is replaced, by its display id, with static HTML and text, and the widget is closed: so what is
-saved shows the final state to readers without a kernel, and nothing is left in the kernel.
+that output is replaced, by its display id, with static HTML and text: so what is saved shows the final state
+to readers without a kernel. JupyterLab knows display ids only until its page is loaded again; then the widget
+is what is seen. So the last few panels' widgets are kept, with the final state in them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import sys
 import threading
+import time
 import uuid
-from typing import TYPE_CHECKING, Any, Protocol
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from nbmr import html
+from nbmr import kernel, panel
+from nbmr.follower import Follower, Observer
+from nbmr.html import BOX
+from nbmr.state import State, text
 
 if TYPE_CHECKING:
     from nbmr.job import Job
 
-#: Shortest time between two updates of a view, in seconds.
-UPDATE_SECONDS = 0.1
-#: Longest wait for an update that is under way when following ends, in seconds.
-_LAST_UPDATE_SECONDS = 2.0
+#: How many ended panels keep their widget.
+KEPT = 8
+#: Seconds before something else stands in the place of a button that does not work yet.
+_HESITATION = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-class View(Protocol):
-    """Shows the state of a job somewhere."""
-
-    def show(self, state: html.State) -> None:
-        """Appear."""
-
-    def update(self, state: html.State) -> None:
-        """Show a later state; called from another thread."""
-
-    def finish(self, state: html.State) -> None:
-        """Show the last state, for good."""
+_ended: deque[Any] = deque()
+_ending = threading.Lock()
 
 
 def in_notebook() -> bool:
-    """Tell whether this process is a Jupyter kernel; IPython isn't imported to find out."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython and hasattr(ipython, "get_ipython") else None
-    return getattr(shell, "kernel", None) is not None
+    """Tell whether this process is a Jupyter kernel."""
+    return kernel.running() is not None
 
 
-def state(job: Job) -> html.State:
-    """Return what views show of a job now."""
-    status = job.status  # before the counts, so that an ended job's counts are the last ones
-    progress = job.progress
-    failures = job.failures if progress.failed else []
-    first = f"First failure (number {failures[0].partition}): {failures[0].summary}" if failures else ""
-    return html.State(
-        name=job.name or f"job {job.id}",
-        status=str(status),
-        done=progress.done,
-        failed=progress.failed,
-        total=progress.total,
-        seconds=progress.seconds,
-        seconds_left=progress.seconds_left,
-        rate=progress.rate,
-        workers=len(progress.workers),
-        rejected=job.rejected,
-        hint=job.hint,
-        failure=first,
-    )
-
-
-def bundle(state: html.State) -> dict[str, Any]:
+def bundle(state: State) -> dict[str, Any]:
     """Return a state as static HTML and as text, by MIME type."""
-    return {"text/html": html.panel(state), "text/plain": html.text(state)}
+    return {"text/html": panel.static(state), "text/plain": text(state)}
 
 
 def mimebundle(job: Job) -> dict[str, Any]:
     """Return what a job is in a cell's output: its state now, as static HTML and as text."""
-    return bundle(state(job))
+    return bundle(Observer(job).state())
 
 
 def show(job: Job) -> None:
@@ -87,90 +59,210 @@ def show(job: Job) -> None:
         If the job has ended or this is no notebook: then `mimebundle` is what to show. IPython understands
         this error so.
     """
-    if state(job).ended or not in_notebook():
+    if Observer(job).state().ended or not in_notebook():
         raise NotImplementedError
-    Follower(job, Panel(), to_the_end=True).start()
+    Follower(job, Panel(job.cancel), to_the_end=True).start()
 
 
-class Follower:
-    """Keeps a view of a job up to date, from a thread, at most ten times a second.
-
-    Parameters
-    ----------
-    job, view
-        Which job to show where.
-    to_the_end
-        Whether to finish the view by itself when the job ends; otherwise `stop` does.
-    """
-
-    def __init__(self, job: Job, view: View, *, to_the_end: bool = False) -> None:
-        self._job, self._view, self._to_the_end = job, view, to_the_end
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"nbmr shows {job.id}", daemon=True)
-
-    def start(self) -> None:
-        """Show the view, in this thread, since that decides in which cell it is, and begin to update it."""
-        self._view.show(state(self._job))
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread and show the last state."""
-        self._stopped.set()
-        self._thread.join(_LAST_UPDATE_SECONDS)
-        try:
-            self._view.finish(state(self._job).left())
-        except Exception:  # noqa: BLE001  # the job's own result or error is what matters
-            self._complain()
-
-    def _run(self) -> None:
-        # Reading the job's counts ten times a second costs less than being woken by each of its messages
-        try:
-            while not self._stopped.wait(UPDATE_SECONDS):
-                now = state(self._job)
-                if now.ended and self._to_the_end:
-                    self._view.finish(now)
-                    return
-                self._view.update(now)
-        except Exception:  # noqa: BLE001  # whatever it is, the job goes on
-            self._complain()
-
-    def _complain(self) -> None:
-        _log.warning("The display of job %s doesn't work; the job does.", self._job.id, exc_info=True)
+def show_awaited(job: Job) -> None:
+    """Show a job that a cell of a notebook waits for as a live panel, unless it is shown already."""
+    if in_notebook() and not job.followers:
+        with contextlib.suppress(NotImplementedError):
+            show(job)
 
 
 class Panel:
-    """A job's state in a cell's output: live, and static from its end on."""
+    """A job's state in a cell's output: live, and static from its end on.
 
-    def __init__(self) -> None:
+    It is made of several widgets, each for one part, since a part that is written anew loses what was
+    unfolded in it and how far it was scrolled. At most one part is written anew at each update.
+
+    Parameters
+    ----------
+    cancel
+        What the Cancel button does; None for no button.
+    blocks
+        Whether the kernel's main thread waits for the job, so that to interrupt the kernel ends the job.
+    """
+
+    def __init__(self, cancel: Callable[[], None] | None = None, *, blocks: bool = False) -> None:
         self._output = Output()
-        self._widget: Any = None
-        self._shown = ""
+        self._root: Any = None
+        self._fallback = ""
+        self._cancel = Cancel(cancel, blocks=blocks) if cancel else None
+        self._parts: dict[str, Any] = {}
+        self._shown: dict[str, Any] = {}
+        self._failures: list[Any] = []
+        self._turn = ["head", "workers", "failures", "output"]
 
-    def show(self, state: html.State) -> None:
+    def show(self, state: State) -> None:
         """Appear in the output of the cell that runs."""
-        self._shown = html.panel(state)
-        self._widget = _html_widget(self._shown)
-        view = self._widget._repr_mimebundle_() if self._widget else {}
-        self._output.put({**view, **bundle(state)})
+        self._root = self._make(state)
+        view = self._root._repr_mimebundle_() if self._root else {}
+        static = bundle(state)
+        self._fallback = static["text/html"]
+        self._output.put({**view, **static})
 
-    def update(self, state: html.State) -> None:
-        """Show a later state, if it looks different."""
-        panel = html.panel(state)
-        if panel == self._shown:
+    def update(self, state: State) -> None:
+        """Show a later state, as far as it looks different."""
+        if not self._root:
+            static = bundle(state)
+            if static["text/html"] != self._fallback:
+                self._fallback = static["text/html"]
+                self._output.put(static)
             return
-        self._shown = panel
-        if self._widget:
-            self._widget.value = panel
-        else:
-            self._output.put(bundle(state))
+        if self._cancel and self._cancel.changed():
+            self._arrange()
+            return
+        for part in list(self._turn):
+            if getattr(self, f"_put_{part}")(state):
+                self._turn.remove(part)
+                self._turn.append(part)  # the others have their turn first
+                return
 
-    def finish(self, state: html.State) -> None:
+    def finish(self, state: State) -> None:
         """Replace the widget by the last state as static HTML and text."""
         self._output.put(bundle(state))
-        if self._widget:
-            for widget in (self._widget, self._widget.layout, self._widget.style):
-                widget.close()
-            self._widget = None
+        if not self._root:
+            return
+        last = _html(panel.static(state))
+        children = self._root.children
+        self._root.children = (last,)
+        for child in children:
+            _close(child)
+        if self._cancel:
+            self._cancel.close()
+        with _ending:
+            _ended.append(self._root)
+            over = [_ended.popleft() for _ in range(len(_ended) - KEPT)]
+        for root in over:
+            _close(root)
+        self._root = None
+
+    def _make(self, state: State) -> Any:
+        """Make the widgets that there are at first; None where widgets don't work."""
+        try:
+            from ipywidgets import HTML, HBox, VBox  # noqa: F401, PLC0415 # takes a while, and is of use only here
+
+            self._parts["head"] = _html("", flex="1 1 auto")
+            self._put_head(state)
+            self._top = HBox([self._parts["head"]], layout={"width": "100%", "overflow": "hidden"})
+            root = VBox([self._top], layout={"width": "100%", "max_width": "720px", "overflow": "hidden"})
+        except Exception:  # noqa: BLE001  # not installed, or of a version that doesn't fit
+            _log.info("ipywidgets doesn't work here", exc_info=True)
+            return None
+        return root if root.comm is not None else None
+
+    def _arrange(self) -> None:
+        """Put the parts that there are in their order."""
+        self._top.children = (
+            self._parts["head"],
+            *([self._cancel.widget] if self._cancel and self._cancel.widget else []),
+        )
+        below = [self._parts[name] for name in ("workers",) if name in self._parts]
+        below += self._failures
+        below += [self._parts[name] for name in ("further", "output") if name in self._parts]
+        self._root.children = (self._top, *below)
+
+    def _put_head(self, state: State) -> bool:
+        return self._put("head", panel.head(state))
+
+    def _put_workers(self, state: State) -> bool:
+        if state.crew is self._shown.get("crew"):
+            return False
+        self._shown["crew"] = state.crew
+        return self._put("workers", panel.workers(state.crew))
+
+    def _put_failures(self, state: State) -> bool:
+        new = state.failures[len(self._failures) : panel.FAILURES]
+        further = panel.further(state) if len(self._failures) + len(new) >= panel.FAILURES else ""
+        if new:
+            self._failures += [_html(_box(panel.failure(failure))) for failure in new]
+            self._arrange()
+        return self._put("further", further) or bool(new)
+
+    def _put_output(self, state: State) -> bool:
+        if state.output.version == self._shown.get("version"):
+            return False
+        self._shown["version"] = state.output.version
+        return self._put("output", panel.output(state.output, panel.LIVE_LINES))
+
+    def _put(self, part: str, markup: str) -> bool:
+        """Write a part anew if it looks different; return whether it did."""
+        if markup == self._shown.get(part, ""):
+            return False
+        self._shown[part] = markup
+        if part in self._parts:
+            self._parts[part].value = _box(markup)
+        else:
+            self._parts[part] = _html(_box(markup))
+            self._arrange()
+        return True
+
+
+class Cancel:
+    """What stands at the place of the Cancel button: a button that works now, or else what to do instead.
+
+    Parameters
+    ----------
+    cancel
+        What the button does.
+    blocks
+        Whether to interrupt the kernel would do the same.
+    """
+
+    def __init__(self, cancel: Callable[[], None], *, blocks: bool) -> None:
+        self._do = cancel
+        self._clicks = kernel.Clicks()
+        self._instead = self._find_instead(blocks=blocks)
+        self._since = time.monotonic()
+        self._kind = ""
+        self._made: dict[str, Any] = {}
+
+    @property
+    def widget(self) -> Any:
+        """What is to be shown now; None for nothing."""
+        return self._made.get(self._kind)
+
+    def changed(self) -> bool:
+        """Find out what works now; return whether that is something else than before."""
+        kind = "button" if self._clicks.arrive() else "instead"
+        if kind == self._kind or (not self._kind and kind == "instead" and self._early):
+            return False
+        self._kind = kind
+        if kind not in self._made:
+            self._made[kind] = self._button() if kind == "button" else _html(_box(self._instead), "0 0 auto")
+        return True
+
+    def close(self) -> None:
+        """Let the widgets go."""
+        for widget in self._made.values():
+            _close(widget)
+
+    @property
+    def _early(self) -> bool:
+        return time.monotonic() - self._since < _HESITATION
+
+    @staticmethod
+    def _find_instead(*, blocks: bool) -> str:
+        if not blocks:
+            return panel.advice("kernel busy: interrupt it, then cancel")
+        if kernel.takes_commands():
+            return panel.interrupting_button()
+        return panel.advice("interrupt the kernel to stop")
+
+    def _button(self) -> Any:
+        from ipywidgets import Button  # noqa: PLC0415 # takes a while
+
+        layout = {"width": "auto", "height": "26px", "flex": "0 0 auto"}
+        button = Button(description="Cancel", tooltip="Ends the job", layout=layout)
+        kernel.to_subshell(button)
+        button.on_click(self._on_click)
+        return button
+
+    def _on_click(self, button: Any) -> None:
+        button.disabled, button.description = True, "Cancelling"
+        self._do()
 
 
 class Output:
@@ -196,13 +288,20 @@ class Output:
             self.put({"text/plain": ""})
 
 
-def _html_widget(value: str) -> Any:
-    """Make a widget; None where widgets don't work, and the output itself has to be updated."""
-    try:
-        import ipywidgets  # noqa: PLC0415  # takes a while, and is of use only here
+def _box(markup: str) -> str:
+    return f'<div style="{BOX}">{markup}</div>'
 
-        widget = ipywidgets.HTML(value, layout={"width": "100%", "margin": "0"})
-    except Exception:  # noqa: BLE001  # not installed, or of a version that doesn't fit
-        _log.info("ipywidgets doesn't work here", exc_info=True)
-        return None
-    return widget if widget.comm is not None else None
+
+def _html(markup: str, flex: str = "0 0 auto") -> Any:
+    from ipywidgets import HTML  # noqa: PLC0415 # takes a while
+
+    return HTML(markup, layout={"margin": "0", "flex": flex, "min_width": "0"})
+
+
+def _close(widget: Any) -> None:
+    """Let a widget go, with all that belongs to it."""
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    for part in (widget.layout, getattr(widget, "style", None), widget):
+        if part is not None:
+            part.close()
