@@ -17,8 +17,8 @@ ROWS = 50
 _FAINT = "opacity:0.7"
 _CELL = "padding:0 1em 0 0;text-align:left;vertical-align:top;border:none;font-variant-numeric:tabular-nums"
 _STATES = {"ready": html.GREEN, "running": html.BLUE, "starting": html.GREY, "ending": html.GREY}
-#: Fewer percent of a core than this aren't worth a figure.
-_HARDLY = 0.5
+#: Fewer percent of a core than this aren't worth a figure: a worker that waits takes so much.
+_HARDLY = 3.0
 
 
 def panel(members: Sequence[Member], empty: str = "No workers.") -> str:

@@ -1,17 +1,23 @@
-"""Workers from a cell: in another environment, and on another machine."""
+"""Workers from a cell: in another environment, on another machine, and what is told of them."""
 
 from __future__ import annotations
 
 import os
+import pickle
+import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import nbmr
-from nbmr import api
+from nbmr import api, pools
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +69,100 @@ def test_what_cannot_run_is_told_before_anything_is_started(client, queue, virtu
     with pytest.raises(nbmr.ConfigError, match="how many"):
         client.workers(python=sys.executable)
     assert queue not in set(client.workers().queue)
+
+
+# ---------------------------------------------------------------- who works
+
+
+def of_queue(table, queue):
+    (row,) = table[table.queue == queue].to_dict("records")
+    return row
+
+
+def test_all_workers_are_listed_with_what_they_do(client, queue, tmp_path, eventually):
+    go = tmp_path / "go"
+
+    def wait(_):
+        while not go.exists():
+            time.sleep(0.02)
+
+    with client.workers(1, queue, memory_limit="1GB") as workers:
+        table = client.workers()
+        assert isinstance(table, pd.DataFrame)
+        row = of_queue(table, queue)
+        assert (row["pid"], row["host"], row["state"]) == (workers.pids[0], platform.node(), "ready")
+        assert (row["slots"], row["done"], row["failed"], row["memory_limit_mb"]) == (1, 0, 0, 1000)
+        assert row["memory_mb"] > 10
+        assert row["python"] == platform.python_version()
+        assert (row["nbmr"], row["pandas"], row["numpy"]) == (
+            nbmr.__version__,
+            pd.__version__,
+            np.__version__,
+        )
+        assert (row["problem"], row["job"]) == ("", "")
+        job = client.submit([1], wait, queue=queue, name="<b>nap</b>")
+        eventually(lambda: of_queue(client.workers(), queue)["state"] == "running")
+        table = client.workers()
+        assert of_queue(table, queue)["job"] == "<b>nap</b>"
+        assert "&lt;b&gt;nap&lt;/b&gt; #0 for" in table._repr_html_()
+        assert "<b>nap" not in table._repr_html_()
+        assert "<b>nap</b> #0 for" in repr(table)
+        go.touch()
+        job.result()
+        eventually(lambda: of_queue(client.workers(), queue)["done"] == 1)
+        job.forget()
+    assert queue not in set(client.workers().queue)
+
+
+def test_a_table_is_a_frame_like_others(client):
+    table = client.workers()
+    assert type(table[table.pid > 0]) is pd.DataFrame
+    assert type(pickle.loads(pickle.dumps(table))) is pd.DataFrame
+    assert type(table.copy()) is pd.DataFrame
+    assert "queue default: 2 workers" in repr(table)
+
+
+def test_workers_of_another_version_are_marked(client, queue, other, tmp_path, start, virtual_environment):
+    old = virtual_environment(tmp_path / "old")
+    (installed,) = old.glob("lib/python*/site-packages/nbmr")
+    source = installed.resolve()
+    installed.unlink()
+    shutil.copytree(source, installed)
+    text = (installed / "__init__.py").read_text()
+    (installed / "__init__.py").write_text(text.replace(nbmr.__version__, "7.8.9"))
+    command = [old / "bin" / "python", "-m", "nbmr", "worker", "--queue", queue]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    worker = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        assert "Ready" in worker.stderr.readline()
+        table = client.workers()
+        row = of_queue(table, queue)
+        assert row["nbmr"] == "7.8.9"
+        assert "7.8.9 on the worker don't mix" in row["problem"]
+        assert f"✗ {row['worker']} can't run this kernel's functions: nbmr" in repr(table)
+        assert "can&#x27;t run this kernel&#x27;s functions" in table._repr_html_()
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=60)
+
+
+def test_workers_that_are_starting_are_listed_too(client, queue):
+    pool, process = pools.start(client.settings, 1, queue)
+    try:
+        states = []
+        while "ready" not in states:
+            pool.check(pool.state())
+            states += [row["state"] for row in client.workers().to_dict("records") if row["queue"] == queue]
+        assert set(states) <= {"starting", "ready"}
+    finally:
+        pool.stop(now=True)
+    process.wait(30)
+
+
+def test_workers_of_another_broker_are_not_listed(named, client, queue):
+    with nbmr.Client(named.url, named.key) as theirs, theirs.workers(1, queue):
+        assert queue in set(theirs.workers().queue)
+        assert queue not in set(client.workers().queue)
 
 
 # ---------------------------------------------------------------- the line for another machine
