@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nbmr.api import attach, connect, jobs, join_command, map, shutdown, submit, workers  # noqa: A004 - the verb is named map
+    from nbmr.api import attach, connect, doctor, jobs, join_command, map, shutdown, submit, workers  # noqa: A004 - the verb is named map
     from nbmr.client import Client
     from nbmr.cluster import Workers
     from nbmr.errors import (
@@ -42,7 +42,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "nbmr.api": ("attach", "connect", "jobs", "join_command", "map", "shutdown", "submit", "workers"),
+    "nbmr.api": (
+        "attach",
+        "connect",
+        "doctor",
+        "jobs",
+        "join_command",
+        "map",
+        "shutdown",
+        "submit",
+        "workers",
+    ),
     "nbmr.client": ("Client",),
     "nbmr.cluster": ("Workers",),
     "nbmr.job": ("Job",),
@@ -97,6 +107,7 @@ __all__ = [  # written out for readers and type checkers
     "WrongKey",
     "attach",
     "connect",
+    "doctor",
     "jobs",
     "join_command",
     "map",

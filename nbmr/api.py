@@ -10,6 +10,7 @@ from typing import Any
 from nbmr import config, joining, node, pools
 from nbmr.client import Client
 from nbmr.cluster import Workers
+from nbmr.examination import Report, examine
 from nbmr.job import Job
 from nbmr.progress import starting
 from nbmr.worker.cleaner import sweep
@@ -319,6 +320,37 @@ def join_command(
     if known is None and os.environ.get("NBMR_URL"):
         known = config.resolve()  # no node is started to say that it can't be reached
     return joining.command(known, queue, slots, memory_limit, key_file, with_password=with_password)
+
+
+def doctor(*, start: bool = True) -> Report:
+    """Check RabbitMQ, the connection, the key, versions, clocks, disk and memory; ``nbmr doctor`` does too.
+
+    Parameters
+    ----------
+    start
+        Whether to try if RabbitMQ can start, where no broker is named and no node runs. The trial takes some
+        seconds and leaves nothing behind.
+
+    Returns
+    -------
+    Report
+        A line for each thing that was looked at: ok, or what to do. Its ``ok`` says whether all is well.
+
+    Examples
+    --------
+    >>> nbmr.doctor()  # doctest: +SKIP
+    ok  nbmr: Python 3.11.7, nbmr 0.1.0, pandas 3.0.1, numpy 2.1.0, cloudpickle 3.1.2, at …
+    """
+    with _lock:
+        known = _default[0].settings if _default and _default[0].usable else None
+    named = known is not None and not known.node
+    url, key = (known.url, known.key) if known and named else (None, None)
+    lines = []
+    with starting() as show:
+        for line in examine(url, key, start=start):
+            lines.append(line)
+            show(str(line))
+    return Report(lines)
 
 
 def shutdown() -> bool:

@@ -1,4 +1,4 @@
-"""The command line: ``nbmr worker``, ``nbmr broker start/stop/status/reset-key``, ``nbmr status/jobs``."""
+"""The command line: ``nbmr worker``, ``nbmr broker …``, ``nbmr status``, ``jobs`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -171,6 +171,26 @@ def jobs(url: str | None, key_file: str | None) -> None:
     with starting() as show, Session(url, key_file=key_file, on_progress=show) as session:
         table = session.jobs()
     click.echo("There are no jobs." if table.empty else table.fillna("?").to_string(index=False))
+
+
+@main.command()
+@_url
+@_key_file
+@click.option("--start/--no-start", default=True, help="Try whether RabbitMQ can start, if no node runs.")
+def doctor(url: str | None, key_file: str | None, start: bool) -> None:
+    """Check RabbitMQ, the connection, the key, versions, clocks, disk and memory; say what to do.
+
+    The exit status is 1 if there is a problem.
+    """
+    from nbmr.examination import examine, summary  # noqa: PLC0415 - not needed by the other commands
+
+    lines = []
+    for line in examine(url, key_file=key_file, start=start):
+        lines.append(line)
+        click.echo(str(line))
+    click.echo(summary(lines))
+    if any(line.status == "problem" for line in lines):
+        sys.exit(1)
 
 
 def _show_node() -> None:

@@ -49,6 +49,7 @@ NAMES = [
     "WrongKey",
     "attach",
     "connect",
+    "doctor",
     "jobs",
     "join_command",
     "map",
