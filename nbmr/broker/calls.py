@@ -10,6 +10,7 @@ from typing import Any
 
 from pika.exceptions import ChannelClosedByBroker
 
+from nbmr.broker.patience import Patience
 from nbmr.broker.trouble import passes, refusal
 from nbmr.errors import BrokerError
 
@@ -47,6 +48,7 @@ class Calls:
         self._calling: Call | None = None
         #: To be made again in a moment.
         self._resting: list[Call] = []
+        self._patience = Patience()
 
     def add(self, call: Call) -> None:
         """Take a call, from any thread; `next` makes it."""
@@ -84,7 +86,22 @@ class Calls:
         if call.answer.cancelled():
             self._finish()
             return
-        call.operation(self._channel, self._finish)
+        call.operation(self._channel, lambda frame: self._on_answer(call, frame))
+
+    def _on_answer(self, call: Call, frame: Any) -> None:
+        if call is self._calling:  # or else it was made again, and answered
+            self._finish(frame)
+
+    def insist(self) -> None:
+        """Make a call again that RabbitMQ owes an answer for long; to be called once a second."""
+        if not self._patience.over(self._calling or (self._waiting[0] if self._waiting else None)):
+            return
+        silent = self._channel
+        self._waiting.extendleft([self._calling] if self._calling else ())
+        self._channel = self._calling = None
+        if silent is not None and silent.is_open:
+            silent.close()
+        self.next()
 
     def _finish(self, frame: Any = None, error: BaseException | None = None) -> None:
         call, self._calling = self._calling, None

@@ -10,6 +10,7 @@ from typing import Any
 
 from pika.exceptions import ChannelClosedByBroker
 
+from nbmr.broker.patience import Patience
 from nbmr.broker.trouble import passes, refusal
 from nbmr.errors import BrokerError
 from nbmr.topology import Queue
@@ -81,6 +82,7 @@ class Consumer:
         self._cancelled = False
         #: Since when RabbitMQ can't serve it.
         self._refused_since: float | None = None
+        self._patience = Patience()
 
     def attach(
         self,
@@ -142,9 +144,14 @@ class Consumer:
         if delivery.channel is self.channel and self.channel is not None and self.channel.is_open:
             getattr(self.channel, how)(delivery.tag)
 
+    def overdue(self) -> bool:
+        """Whether RabbitMQ has said nothing to a subscription for too long; to be asked once a second."""
+        waits = not self._cancelled and not self.subscribed.is_set()
+        return self._patience.over(self if waits else None)
+
     def subscribe(self, channel: Any) -> None:
         """Start to consume on a new channel; in the I/O thread."""
-        if self._cancelled:
+        if self._cancelled or self.channel is not None:  # it needs none, or was given one already
             channel.close()
             return
         self.channel = channel
@@ -157,16 +164,22 @@ class Consumer:
 
     def _consume(self, channel: Any) -> None:
         arguments = None if self._offset is None else {"x-stream-offset": self._offset}
-        if channel.is_open and not self._cancelled:
+        if channel.is_open and channel is self.channel and not self._cancelled:
             self._tag = channel.basic_consume(
-                self.queue, self._on_message, arguments=arguments, callback=self._on_subscribed
+                self.queue,
+                self._on_message,
+                arguments=arguments,
+                callback=lambda _frame: self._on_subscribed(channel),
             )
 
-    def _on_subscribed(self, _frame: Any) -> None:
-        self._refused_since = None
-        self.subscribed.set()
+    def _on_subscribed(self, channel: Any) -> None:
+        if channel is self.channel:
+            self._refused_since = None
+            self.subscribed.set()
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        if channel is not self.channel:  # given up: RabbitMQ delivers it again on another one
+            return
         offset = _count(properties.headers, "x-stream-offset", -1)
         if offset >= 0 and self._offset is not None:
             self._offset = offset + 1

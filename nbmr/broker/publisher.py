@@ -13,6 +13,7 @@ from typing import Any
 import pika
 from pika.exceptions import ChannelClosedByBroker
 
+from nbmr.broker.patience import Patience
 from nbmr.broker.trouble import passes
 from nbmr.errors import BrokerError
 
@@ -73,6 +74,7 @@ class Publisher:
         self._held = 0
         self._sent = 0
         self._recovering_until = 0.0
+        self._patience = Patience()
 
     # ---------------------------------------------------------------- for any thread, with `changed` held
 
@@ -125,10 +127,23 @@ class Publisher:
             properties = pika.BasicProperties(delivery_mode=2, message_id=str(self._sent))
             self._connection.publish(self._channel, message.exchange, message.key, properties, message.body)
 
+    def insist(self) -> None:
+        """Send again what RabbitMQ has not confirmed for long; to be called once a second while it could."""
+        oldest = next(iter(self._unconfirmed.values()), self._outbox[0] if self._outbox else None)
+        if not self._patience.over(oldest):
+            return
+        silent, self._channel = self._channel, None
+        if silent is not None and silent.is_open:
+            silent.close()
+        self._reopen()
+
     def _on_open(self, channel: Any) -> None:
         channel.add_on_return_callback(self._on_return)
         channel.add_on_close_callback(self._on_closed)
-        channel.confirm_delivery(self._on_confirm, callback=lambda _frame: self._on_confirming(channel))
+        channel.confirm_delivery(
+            lambda frame: self._on_confirm(channel, frame),
+            callback=lambda _frame: self._on_confirming(channel),
+        )
 
     def _on_confirming(self, channel: Any) -> None:
         self._channel, self._sent = channel, 0
@@ -155,12 +170,14 @@ class Publisher:
         if self._connection is not None and self._connection.is_open:
             self._connection.channel(on_open_callback=self._on_open)
 
-    def _on_return(self, _channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
+    def _on_return(self, channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
         message = self._unconfirmed.get(int(properties.message_id))
-        if message:
+        if message and channel is self._channel:
             message.routed = False
 
-    def _on_confirm(self, frame: Any) -> None:
+    def _on_confirm(self, channel: Any, frame: Any) -> None:
+        if channel is not self._channel:  # given up: all that it was sent is sent again
+            return
         tag = frame.method.delivery_tag
         tags = [t for t in self._unconfirmed if t <= tag] if frame.method.multiple else [tag]
         stored = not isinstance(frame.method, pika.spec.Basic.Nack)

@@ -17,7 +17,7 @@ from servers import started
 
 import nbmr
 from nbmr import node, progress, topology
-from nbmr.broker import address, connect
+from nbmr.broker import address, connect, patience
 
 pytestmark = pytest.mark.slow
 
@@ -198,6 +198,65 @@ def test_to_ask_whether_a_queue_serves_costs_its_tasks_nothing(client, broker, e
     finally:
         asking.delete(tasks, dead)
         asking.release()
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """What RabbitMQ owes an answer for is asked again after three seconds."""
+    monkeypatch.setattr(patience, "FIRST_SECONDS", 3)
+
+
+@pytest.fixture
+def asking(client, broker, hasty):
+    """Connections of our own."""
+    asking = connect(broker.url.replace("127.0.0.1", "localhost"))
+    yield asking
+    asking.release()
+
+
+def suspend(broker, processes):
+    """Keep some of RabbitMQ's own processes from doing anything, for a while."""
+    broker.eval(
+        f"spawn(fun() -> [erlang:suspend_process(P) || P <- {processes}], timer:sleep(20000) end), ok."
+    )
+
+
+def test_channels_that_fall_silent(asking, broker):
+    """RabbitMQ can lose messages and calls while it restarts: then it owes the answer for ever."""
+    stream = topology.job_log(secrets.token_hex(4))
+    asking.declare(stream)
+    assert asking.append(stream, [b"one"]).result(20)
+    connections = asking._publishing._connection, asking._consuming._connection
+    ports = [connection._transport._sock.getsockname()[1] for connection in connections]
+    named = " orelse ".join(f'binary:match(N, <<":{port} ">>) =/= nomatch' for port in ports)
+    suspend(
+        broker, f"[C || C <- rabbit_channel:list(), [{{_, N}}] <- [rabbit_channel:info(C, [name])], {named}]"
+    )
+    sent = [asking.append(stream, [text]) for text in (b"two", b"three")]
+    assert asking.exists(stream)
+    assert [stored.result(40) for stored in sent] == [True, True]
+    arrived = queue.SimpleQueue()
+    asking.consume(stream, arrived.put, offset="first")
+    assert {bytes(arrived.get(timeout=20).body) for _ in range(3)} == {b"one", b"two", b"three"}
+    asking.delete(stream)
+
+
+def test_a_queue_that_falls_silent(asking, broker):
+    tasks = topology.task_queue(f"silent-{secrets.token_hex(4)}")
+    asking.declare(tasks)
+    assert asking.append(tasks, [b"a task"]).result(20)
+    resource = f'rabbit_misc:r(<<"/">>, queue, <<"{tasks.name}">>)'
+    suspend(
+        broker, f"[whereis(element(1, amqqueue:get_pid(element(2, rabbit_amqqueue:lookup({resource})))))]"
+    )
+    arrived = queue.SimpleQueue()
+    consumer = asking.consume(tasks, arrived.put)
+    assert not consumer.subscribed.wait(5)  # and is asked for again meanwhile
+    delivery = arrived.get(timeout=60)
+    delivery.ack()
+    assert bytes(delivery.body) == b"a task"
+    assert arrived.empty()  # one of the subscriptions counts
+    asking.delete(tasks)
 
 
 def test_down_for_long(client, broker, eventually):
