@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from nbmr.panel import FAILURES
+from nbmr.panel import FAILURES, LIVE_LINES
 from nbmr.state import Line, Output, State, WorkerRow
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Observer:
             self._failures = tuple(job.failures[:FAILURES])
         self._read_output()
         if ended or time.monotonic() - self._crew_at >= CREW_SECONDS:
-            self._crew, self._crew_at = self._read_crew(), time.monotonic()
+            self._crew, self._crew_at = self._read_crew(ended=ended), time.monotonic()
         return State(
             name=job.name or f"job {job.id}",
             status=status,
@@ -72,7 +72,7 @@ class Observer:
             seconds=progress.seconds,
             seconds_left=progress.seconds_left,
             rate=progress.rate,
-            bytes_sent=getattr(progress, "bytes_sent", 0),
+            bytes_sent=progress.bytes_sent,
             bytes_received=progress.bytes_received,
             workers=len(progress.workers),
             rejected=job.rejected,
@@ -83,16 +83,38 @@ class Observer:
         )
 
     def _read_output(self) -> None:
-        written = getattr(self._job, "written", None)
-        if written is None or written.version == self._output.version:
-            return
-        version, dropped = written.version, written.dropped
-        lines = tuple(Line(line.task, line.worker, line.text) for line in written.lines)
-        self._output = Output(lines, dropped, version)
+        written = self._job.written()
+        if written.version != self._output.version:
+            lines = [
+                Line(line.task, line.worker, line.text, line.dropped) for line in written.last(LIVE_LINES)
+            ]
+            self._output = Output(tuple(lines), written.total, written.version)
 
-    def _read_crew(self) -> tuple[WorkerRow, ...]:
-        crew = getattr(self._job, "crew", None)
-        return tuple(crew()) if crew else ()
+    def _read_crew(self, *, ended: bool) -> tuple[WorkerRow, ...]:
+        facts = {} if ended else {told.worker: told for told in self._job.roster()}
+        now = time.time()
+        rows = []
+        for name, member in self._job.crew().items():
+            told = facts.get(name)
+            state = "" if ended else "running" if member.tasks else "idle"
+            if told is not None and told.state != "here":
+                state = told.state
+            rows.append(
+                WorkerRow(
+                    worker=name,
+                    host=member.host,
+                    state=state,
+                    done=member.done,
+                    failed=member.failed,
+                    current=() if ended else tuple(sorted(member.tasks)),
+                    seconds=max(0.0, now - min(member.tasks.values()))
+                    if member.tasks and not ended
+                    else None,
+                    memory=told.memory if told else None,
+                    cpu=told.cpu if told else None,
+                )
+            )
+        return tuple(rows)
 
 
 class Follower:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from nbmr import frames, message, registry, topology
 from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, Failure, JobCancelled, JobNotFound, JobTimeout
-from nbmr.joblog import JobLog, Progress, Status
+from nbmr.joblog import JobLog, Member, Progress, Status, Written
 from nbmr.outcome import Outcome, warn_of
+from nbmr.roster import WorkerFacts
 from nbmr.sending import Sending
 from nbmr.stall import Stall
 from nbmr.tasks import is_frame
@@ -64,6 +65,10 @@ class Job:
         self._stopping: Any = None
         #: What shows it and follows it to its end.
         self.followers: set[Any] = set()
+        #: Called about once a second in the thread that waits for it.
+        self.while_waiting: Callable[[], None] = lambda: None
+        #: Tells of the workers that live, while somebody looks.
+        self.roster: Callable[[], list[WorkerFacts]] = list
         log.on_end = self._on_end
         #: Whether its tasks are lost.
         self.stall = Stall(log, broker, signer)
@@ -99,6 +104,23 @@ class Job:
         return self._log.failures()
 
     @property
+    def output(self) -> str:
+        """What its tasks printed, logged and warned of so far, in order: the last 1,000 lines.
+
+        Where a task prints more than 200 lines or 32 KiB a second, the latest are here, and a line says how
+        many were left out.
+        """
+        return "".join(f"{line.text}\n" for line in self._log.output_lines())
+
+    def written(self) -> Written:
+        """Return the same for who shows it: lines with their tasks, and how many there were in all."""
+        return self._log.written()
+
+    def crew(self) -> dict[str, Member]:
+        """Return what each worker did for this job so far and is at now, by its name."""
+        return self._log.crew()
+
+    @property
     def rejected(self) -> int:
         """How many messages in its log were not signed with the key, or made no sense, and were ignored."""
         return self._log.rejected
@@ -119,6 +141,7 @@ class Job:
         NbmrError
             If nothing will make it go on.
         """
+        self.while_waiting()
         self._hint = self._look(self)
         heard = self._log.heard_at
         if heard and time.time() - heard > self._log.about.get("ttl", 0.0) / 4 and not self._broker.trouble:

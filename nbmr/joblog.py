@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,6 +22,9 @@ from nbmr.errors import Failure, ProtocolError
 from nbmr.message import Message
 from nbmr.outcome import Chunks, Outcome, failure
 from nbmr.signing import Signer
+
+#: Lines of output that are kept.
+OUTPUT_LINES = 1000
 
 
 class Status(StrEnum):
@@ -48,6 +52,8 @@ class Progress:
     bytes_received: int
     #: Names of the workers that have answered or taken a task.
     workers: frozenset[str]
+    #: Bytes of encoded tasks and functions sent so far; 0 if another kernel sent them.
+    bytes_sent: int = 0
 
     @property
     def rate(self) -> float:
@@ -61,6 +67,51 @@ class Progress:
         if self.total is None or not finished or not self.rate:
             return None
         return (self.total - finished) / self.rate
+
+
+@dataclass(frozen=True)
+class OutputLine:
+    """A line that a task printed, or a note that some were left out."""
+
+    #: The task's number.
+    task: int
+    #: ``host:pid`` of the worker.
+    worker: str
+    text: str
+    #: How many lines were left out in this place, which is what `text` says then; 0 for one that was printed.
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a job's tasks printed so far."""
+
+    #: Another number means that something changed.
+    version: int
+    #: How many lines were printed in all.
+    total: int
+    #: The last of them, as the log goes on.
+    kept: deque[OutputLine]
+
+    def last(self, count: int) -> list[OutputLine]:
+        """Return the last lines, in order."""
+        while True:
+            try:
+                return list(islice(reversed(self.kept), count))[::-1]
+            except RuntimeError:  # one more came meanwhile
+                continue
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a worker did for a job. Counts are of tasks, which may cover several units each."""
+
+    host: str
+    done: int = 0
+    #: How many of its tasks had a failure.
+    failed: int = 0
+    #: The tasks that it is at, by their numbers, and since when each: seconds since 1970, by its own clock.
+    tasks: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,7 +138,14 @@ class JobLog:
     done: int = 0
     failed: int = 0
     bytes_received: int = 0
+    bytes_sent: int = 0
     rejected: int = 0
+    #: The last lines that tasks printed, how many they printed in all, how many of these were left out of the
+    #: log, and a number that grows with each change.
+    output: deque[OutputLine] = field(default_factory=lambda: deque(maxlen=OUTPUT_LINES), repr=False)
+    output_total: int = 0
+    output_dropped: int = 0
+    output_version: int = 0
     #: Whether results are let go as soon as they are counted.
     counts_only: bool = False
     #: What readers of the log left there to find again.
@@ -104,7 +162,10 @@ class JobLog:
     _tasks: int | None = None
     #: What was told when each running task was started: attempt, worker, host, pid.
     _running: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
-    _workers: set[str] = field(default_factory=set, repr=False)
+    #: By worker: its host, and how many tasks it has done, and how many failed.
+    _crew: dict[str, tuple[str, int, int]] = field(default_factory=dict, repr=False)
+    #: By run: how many entries told what it printed.
+    _told: dict[str, int] = field(default_factory=dict, repr=False)
     #: Large results on their way, by their run.
     _chunks: dict[str, Chunks] = field(default_factory=dict, repr=False)
     _failed: list[tuple[int, dict[str, Any], dict[str, Any], list[str]]] = field(
@@ -145,8 +206,27 @@ class JobLog:
                 self.total,
                 end - self.started_at,
                 self.bytes_received,
-                frozenset(self._workers),
+                frozenset(self._crew),
+                self.bytes_sent,
             )
+
+    def crew(self) -> dict[str, Member]:
+        """Return what each worker did so far and is at now, by its name, in the order in which they came."""
+        with self.changed:
+            tasks: dict[str, dict[int, float]] = {name: {} for name in self._crew}
+            for task, started in self._running.items():
+                tasks[started["worker"]][task] = started["since"]
+            return {name: Member(*known, tasks[name]) for name, known in self._crew.items()}
+
+    def written(self) -> Written:
+        """Return the output as it is now."""
+        with self.changed:
+            return Written(self.output_version, self.output_total, self.output)
+
+    def output_lines(self) -> list[OutputLine]:
+        """Return the last lines that tasks printed, in order."""
+        with self.changed:
+            return list(self.output)
 
     def failures(self) -> list[Failure]:
         """Return what failed so far, in the order of arrival."""
@@ -175,7 +255,16 @@ class JobLog:
         """Take one message of the log; what is not genuine is counted, and otherwise ignored."""
         try:
             entry = message.unseal(self.signer, delivery.body).expect(
-                "opened", "sending", "started", "result", "chunk", "died", "sealed", "kept", job=self.job
+                "opened",
+                "sending",
+                "started",
+                "output",
+                "result",
+                "chunk",
+                "died",
+                "sealed",
+                "kept",
+                job=self.job,
             )
         except ProtocolError:
             with self.changed:
@@ -220,14 +309,14 @@ class JobLog:
         self.sealed, self._tasks, self.total = True, entry.fields["tasks"], entry.fields["units"]
 
     def _on_started(self, entry: Message) -> None:
-        self._workers.add(entry.fields["worker"])
+        self._crew.setdefault(entry.fields["worker"], (entry.fields["host"], 0, 0))
         if entry.task not in self.outcomes:
             self.status = Status.RUNNING
             before = self._running.get(entry.task, entry.fields)["attempt"]
             if before < entry.fields["attempt"]:
                 self._note_silence(entry.task)
             if before <= entry.fields["attempt"]:  # else: an old entry, sent again
-                self._running[entry.task] = entry.fields
+                self._running[entry.task] = entry.fields | {"since": entry.time}
 
     def _on_died(self, entry: Message) -> None:
         fields = entry.fields
@@ -249,6 +338,29 @@ class JobLog:
             self._note_death(task, silent, cause)
         return silent
 
+    def _on_output(self, entry: Message) -> None:
+        fields = entry.fields
+        if fields["number"] >= self._told.get(fields["run"], 0):  # else: sent twice
+            self._told[fields["run"]] = fields["number"] + 1
+            self._add_output(entry.task, fields["worker"], fields["text"], fields["dropped"])
+
+    def _add_output(self, task: int, worker: str, text: str, dropped: int) -> None:
+        """Add lines, and before them a note of those that were left out."""
+        if self.counts_only or not (text or dropped):
+            return
+        if dropped:
+            last = self.output[-1] if self.output else None
+            before = self.output.pop().dropped if last and last.dropped and last.task == task else 0
+            note = f"… {before + dropped:,} lines left out"
+            self.output.append(OutputLine(task, worker, note, before + dropped))
+            self.output_dropped += dropped
+            self.output_total += dropped
+        if text:
+            lines = text.removesuffix("\n").split("\n")
+            self.output.extend(OutputLine(task, worker, line) for line in lines)
+            self.output_total += len(lines)
+        self.output_version += 1
+
     def _on_chunk(self, entry: Message) -> None:
         if entry.task in self.outcomes:
             return
@@ -258,12 +370,12 @@ class JobLog:
 
     def _on_result(self, entry: Message) -> None:
         fields = entry.fields
-        self._workers.add(fields["worker"])
         if fields.get("given_back_too_often"):  # another worker tells; say who had it last
             last = self._note_silence(entry.task)
             fields = fields | {name: last[name] for name in ("host", "pid") if name in last}
         self._running.pop(entry.task, None)
         chunks = self._chunks.pop(fields["run"], None)
+        self._told.pop(fields["run"], None)
         if entry.task in self.outcomes:
             return
         payload = entry.payload
@@ -277,7 +389,10 @@ class JobLog:
         outcome = self.outcomes[entry.task] = Outcome.read(fields, payload)
         if self.counts_only:
             outcome.payload = None
+        self._add_output(entry.task, fields["worker"], fields.get("printed", ""), fields.get("dropped", 0))
         failures = outcome.failures
+        host, done, failed = self._crew.get(fields["worker"], (fields["host"], 0, 0))
+        self._crew[fields["worker"]] = host, done + (not failures), failed + bool(failures)
         self.done += fields["count"] - len(failures)
         self.failed += len(failures)
         self._work_seconds += fields.get("seconds", 0.0)

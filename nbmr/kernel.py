@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
 import sys
+import threading
 import time
 from typing import Any
 
 #: Seconds in which a kernel that has nothing else to do answers.
 _PATIENCE = 0.4
+#: Seconds after which nobody fetches messages any more.
+_FETCH_SECONDS = 3.0
 
 
 def running() -> Any:
@@ -29,30 +33,65 @@ def takes_commands() -> bool:
 
 
 class Clicks:
-    """Tells whether a click on a widget would be handled now, or only when the cell that runs has ended.
+    """Tells whether a click on a widget would be noticed now, or only when the cell that runs has ended.
 
-    Clicks are messages to the kernel's main thread, which handles none while a cell computes or waits. With
-    ipykernel 6, it handles none while an async cell waits either. With ipykernel 7, JupyterLab can send those
-    of widgets to a thread of their own, a subshell.
+    Clicks are messages to the kernel's main thread, which handles none while a cell computes or waits.
+    Ways around that: with ipykernel 7, JupyterLab can send those of widgets to a thread of their own, a
+    subshell; from 7.4 on they are handled while an async cell waits. With ipykernel 6 they can be seen in the
+    queue of messages, if the main thread puts them there now and then: see `fetch`.
     """
 
     def __init__(self) -> None:
         self._kernel = running()
-        self._asked = 0.0
-        self._answered = 0.0
+        #: ipykernel 6 has it.
+        self._queue = getattr(self._kernel, "msg_queue", None)
+        self._asked = self._answered = self._fetched = 0.0
 
     def arrive(self) -> bool:
         """Tell by the kernel's last answer, and ask again; doesn't wait, so the first calls may say no."""
         if self._kernel is None:
             return False
-        if self._has_subshell():
-            return True
         now = time.monotonic()
-        waiting = self._asked > self._answered
+        if self._has_subshell() or now - self._fetched < _FETCH_SECONDS:
+            return True
+        waiting = self._asked > 0.0
         if not waiting:
             self._asked = now
-            self._ask()
+            self._kernel.io_loop.add_callback(self._answer)
         return self._answered > 0.0 and not (waiting and now - self._asked > _PATIENCE)
+
+    def waits(self, widget: Any) -> bool:
+        """Whether a click on a widget waits in the kernel's queue; it will be handled from there as well."""
+        if self._queue is None:
+            return False
+        try:
+            waiting = [args[-1] for _, _, args in tuple(self._queue._queue)]  # noqa: SLF001 # no public way
+        except (AttributeError, RuntimeError, TypeError, ValueError, IndexError):  # it changed meanwhile
+            return False
+        return any(self._is_click(frames, widget.comm.comm_id) for frames in waiting)
+
+    def fetch(self) -> None:
+        """Put the messages that have come into the kernel's queue, if this is the main thread.
+
+        To be called about once a second by who waits.
+        """
+        if self._queue is not None and threading.current_thread() is threading.main_thread():
+            self._kernel.shell_stream.flush()
+            self._fetched = time.monotonic()
+
+    def _is_click(self, frames: Any, comm: str) -> bool:
+        session = self._kernel.session
+        try:
+            _, (signature, *parts) = session.feed_identities(frames, copy=False)
+            parts = [bytes(part) for part in parts[:4]]
+            if not hmac.compare_digest(bytes(signature), session.sign(parts)):
+                return False
+            if session.unpack(parts[0])["msg_type"] != "comm_msg":
+                return False
+            content = session.unpack(parts[3])
+            return bool(content["comm_id"] == comm and content["data"]["content"]["event"] == "click")
+        except (KeyError, TypeError, ValueError, IndexError):  # some other message
+            return False
 
     def _has_subshell(self) -> bool:
         """Whether a front end has made a subshell, as JupyterLab does for the first widget."""
@@ -61,21 +100,10 @@ class Clicks:
         except AttributeError:  # a kernel without subshells
             return False
 
-    def _ask(self) -> None:
-        # on the way that a click takes, and behind what is before it
-        queue = getattr(self._kernel, "schedule_dispatch", None)
-        if queue is not None:  # ipykernel 6: one message after the other
-            self._kernel.io_loop.add_callback(queue, self._answer)
-        else:
-            self._kernel.io_loop.add_callback(self._note)
-
-    async def _answer(self) -> None:
-        self._asked, self._answered = 0.0, time.monotonic()
-
-    def _note(self) -> None:
+    def _answer(self) -> None:
         lock = getattr(self._kernel, "_main_asyncio_lock", None)
         if lock is not None and lock.locked() and not _handles_comms_meanwhile():
-            self._kernel.io_loop.call_later(_PATIENCE / 4, self._note)
+            self._kernel.io_loop.call_later(_PATIENCE / 4, self._answer)
             return
         self._asked, self._answered = 0.0, time.monotonic()
 

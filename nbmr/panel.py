@@ -34,7 +34,7 @@ def static(state: State) -> str:
         workers(state.crew),
         *failures,
         further(state),
-        output(state.output, LAST_LINES, folded=True),
+        output(state.output, LAST_LINES, foldable=True),
     ]
     return f'<div style="{html.BOX}">{"".join(parts)}</div>'
 
@@ -56,28 +56,21 @@ def workers(crew: tuple[WorkerRow, ...]) -> str:
     """Write a table with a row for each worker."""
     if not crew:
         return ""
-    measured = any(row.memory is not None or row.cpu is not None for row in crew)
+    rows = [_cells(row) for row in crew[:WORKERS]]
     failed = any(row.failed for row in crew)
-    names = ["Worker", "State", "Done", *["Failed"][:failed], "Task", *["Memory", "CPU"][: 2 * measured]]
+    names = [name for name in rows[0] if any(row[name] for row in rows) and (failed or name != "Failed")]
     header = "".join(f'<th style="{_cell(name, bold=True)}">{name}</th>' for name in names)
-    rows = []
-    for row in crew[:WORKERS]:
-        cells = {
-            "Worker": row.worker,
-            "State": row.state,
-            "Done": f"{row.done:,}",
-            "Failed": f"{row.failed:,}",
-            "Task": _current(row),
-            "Memory": "" if row.memory is None else html.size(row.memory),
-            "CPU": "" if row.cpu is None else f"{row.cpu:.0f} %",
-        }
-        values = "".join(f'<td style="{_cell(name)}">{html.escape(cells[name])}</td>' for name in names)
-        rows.append(f'<tr style="background:transparent">{values}</tr>')
+    body = "".join(
+        '<tr style="background:transparent">'
+        + "".join(f'<td style="{_cell(name)}">{html.escape(row[name])}</td>' for name in names)
+        + "</tr>"
+        for row in rows
+    )
     rest = len(crew) - WORKERS
     return (
         '<table style="width:100%;border-collapse:collapse;margin:4px 0;font-size:12px;table-layout:auto">'
         f'<thead><tr style="background:transparent">{header}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>{_rest(rest, 'worker')}"
+        f"<tbody>{body}</tbody></table>{_rest(rest, 'worker')}"
     )
 
 
@@ -102,7 +95,7 @@ def further(state: State) -> str:
     return _rest(state.failed - min(len(state.failures), FAILURES), "failure") if state.failures else ""
 
 
-def output(output: Output, count: int, *, folded: bool = False) -> str:
+def output(output: Output, count: int, *, foldable: bool = False) -> str:
     """Write the last lines that the tasks wrote, each behind its task's number.
 
     Parameters
@@ -111,27 +104,27 @@ def output(output: Output, count: int, *, folded: bool = False) -> str:
         All that is known.
     count
         How many lines to show.
-    folded
-        Whether the lines are to be unfolded by the reader; otherwise their end stays in view.
+    foldable
+        Whether the reader can fold them away; otherwise their end stays in view.
     """
-    if not output.lines and not output.dropped:
+    if not output.lines:
         return ""
     shown = output.lines[-count:]
-    left_out = output.dropped + len(output.lines) - len(shown)
+    before = output.before(shown)
     lines = [
         f'<span style="{_FAINT}" title="{html.escape(line.worker)}">{line.task:>5} │ </span>'
         f"{html.block(html.clean(line.text, _LINE_LENGTH))}"
         for line in shown
     ]
-    note = f'<div style="{_FAINT}">{left_out:,} line{"" if left_out == 1 else "s"} left out</div>'
+    note = f'<div style="{_FAINT}">… {more(before, "line")} before these</div>' if before else ""
     pre = f'<pre style="{_MONO};{html.color(html.TEXT)}">{chr(10).join(lines)}</pre>'
-    body = f"<div>{note if left_out else ''}{pre}</div>"
-    total = left_out + len(shown)
+    body = f"<div>{note}{pre}</div>"
+    total = output.total
     said = f"Output of the tasks: {total:,} line{'' if total == 1 else 's'}"
     shade = f"{_SCROLLS};{html.background(html.SHADE)}"
-    if folded:
+    if foldable:
         summary = f'<summary style="cursor:pointer">{said}</summary>'
-        return f'<details>{summary}<div style="{shade}">{body}</div></details>'
+        return f'<details open>{summary}<div style="{shade}">{body}</div></details>'
     # from its bottom to its top, so that the browser keeps it at its end
     return (
         f'<div role="log" aria-label="Output of the tasks" tabindex="0"'
@@ -154,6 +147,18 @@ def interrupting_button() -> str:
 def advice(text: str) -> str:
     """Write what stands in the button's place where it would not work."""
     return f'<div style="{_FAINT};font-size:12px;white-space:nowrap">{html.escape(text)}</div>'
+
+
+def _cells(row: WorkerRow) -> dict[str, str]:
+    return {
+        "Worker": row.worker,
+        "State": row.state,
+        "Done": f"{row.done:,}",
+        "Failed": f"{row.failed:,}",
+        "Task": _current(row),
+        "Memory": "" if row.memory is None else html.size(row.memory),
+        "CPU": "" if row.cpu is None else f"{row.cpu:.0f} %",
+    }
 
 
 def _current(row: WorkerRow) -> str:
@@ -202,6 +207,7 @@ def _bar(state: State) -> str:
             + _segment(min(running, 100 - done - failed), html.BLUE, "opacity:0.35;")
         )
         values = f' aria-valuemin="0" aria-valuemax="100" aria-valuenow="{min(done + failed, 100):.0f}"'
+        values += f' aria-valuetext="{html.escape(", ".join(facts(state)[:3]))}"'
     return (
         f'<div role="progressbar" aria-label="{html.escape(state.name)}"{values}'
         ' style="display:flex;height:6px;margin:3px 0;border-radius:3px;overflow:hidden;'

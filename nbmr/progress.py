@@ -14,7 +14,7 @@ from nbmr import html, widgets
 from nbmr.errors import ConfigError
 from nbmr.follower import Follower, View
 from nbmr.panel import FAILURES
-from nbmr.state import Output, State, facts, more, title
+from nbmr.state import Line, Output, State, facts, more, title
 
 if TYPE_CHECKING:
     from nbmr.job import Job
@@ -47,7 +47,9 @@ def follow(job: Job, show: bool | str = True) -> AbstractContextManager[None]:
     match _where(show):
         case "notebook":
             blocks = threading.current_thread() is threading.main_thread()
-            return _following(job, widgets.Panel(job.cancel, blocks=blocks))
+            panel = widgets.Panel(job.cancel, blocks=blocks)
+            job.while_waiting = panel.fetch
+            return _following(job, panel)
         case "terminal":
             return _following(job, Bar(sys.stderr))
         case "script":
@@ -222,14 +224,16 @@ class Bar:
         self._bar.close()
 
     def _write_output(self, output: Output) -> None:
-        total = output.dropped + len(output.lines)
-        new = min(total - self._lines, len(output.lines))
-        shown = output.lines[len(output.lines) - min(new, self.LINES) :]
-        if left_out := total - self._lines - len(shown):
+        shown: tuple[Line, ...] = ()
+        for count in range(1, min(self.LINES, len(output.lines)) + 1):
+            if output.before(output.lines[-count:]) < self._lines:
+                break
+            shown = output.lines[-count:]
+        if output.total > self._lines and (left_out := output.before(shown) - self._lines) > 0:
             self._write(f"… {more(left_out, 'line')} of output")
         for line in shown:
             self._write(f"[{line.task}] {html.clean(line.text)}")
-        self._lines = total
+        self._lines = output.total
 
     def _write(self, line: str) -> None:
         self._bar.write(line, file=self._stream)

@@ -145,6 +145,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
         {"attempt": whole, "cause": _text, "host": _text, "pid": whole},
         {"output": _text, "unit": whole},
     ),
+    "output": (_WHO | {"number": whole, "text": _text, "dropped": whole}, {}),
     "chunk": ({"run": _text, "offset": whole, "total": whole}, {}),
     "result": (
         _WHO | {"start": whole, "count": count},
@@ -157,6 +158,8 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "given_back_too_often": _flag,
             "rows": _each(_text),
             "output": _text,
+            "printed": _text,
+            "dropped": whole,
             "attempt": whole,
             "seconds": number,
         },

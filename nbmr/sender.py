@@ -169,6 +169,7 @@ class Sender:
                 break
             body = message.seal_raw(self.signer, "blob", chunk, job=self.log.job, name=name, offset=offset)
             waiting.append(self.broker.append(stream, body))
+            self.log.bytes_sent += sum(map(len, body))
             offset += sum(map(len, chunk))
         self._settle(waiting)
         return {"name": name, "size": offset}
@@ -202,6 +203,7 @@ class Sender:
             **function,
             **fields,
         )
+        self.log.bytes_sent += sum(map(len, body))
         sent = self.broker.publish(topology.TASKS_EXCHANGE, self.options["queue"], body)
         sent.add_done_callback(self._check_routed)
         return sent

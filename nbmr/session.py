@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from nbmr import config, frames, listing, node, pools, registry, topology
 from nbmr.broker import Consumer, NotFound, connect
-from nbmr.errors import BrokerUnreachable, ConfigError, NodeError
+from nbmr.errors import BrokerError, BrokerUnreachable, ConfigError, NodeError
 from nbmr.job import Job
 from nbmr.joblog import JobLog
 from nbmr.keycheck import check_key, confirm_key, watch_key
@@ -105,6 +105,7 @@ class Session:
         entry = registry.registration(log.job, options["name"], queue, self.settings.job_ttl)
         registered = registry.register(self._broker, self._signer, entry)
         job = Job(log, self._broker, self._signer, self._look)
+        job.roster = self._facts
         sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
         try:
             self._broker.declare(topology.job_log(log.job))
@@ -121,7 +122,9 @@ class Session:
 
     def attach(self, id_or_name: str) -> Job:
         """Return a job that was started here or elsewhere; see `nbmr.attach`."""
-        return listing.attach(self._broker, self._signer, id_or_name, self._look)
+        job = listing.attach(self._broker, self._signer, id_or_name, self._look)
+        job.roster = self._facts
+        return job
 
     def jobs(self) -> Any:
         """Return the jobs on this broker as a DataFrame; see `nbmr.jobs`."""
@@ -142,6 +145,13 @@ class Session:
             if self._roster is None:
                 self._roster = Roster(self._broker, self._signer)
             return self._roster
+
+    def _facts(self) -> list[WorkerFacts]:
+        """Tell what the workers say of themselves, for views; nothing where they can't be heard."""
+        try:
+            return self.roster.facts()
+        except BrokerError:
+            return []
 
     def workers_seen(self, queue: str | None = None) -> list[WorkerFacts]:
         """Return what the workers tell of themselves, on every host; asks them, and waits for a moment.

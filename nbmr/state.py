@@ -35,11 +35,13 @@ class WorkerRow:
 
 @dataclass(frozen=True)
 class Line:
-    """A line that a task wrote."""
+    """A line that a task wrote, or a note of those that were left out in its place."""
 
     task: int
     worker: str
     text: str
+    #: How many lines it stands for if it is such a note.
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,14 @@ class Output:
     """The last lines that a job's tasks wrote, in order."""
 
     lines: tuple[Line, ...] = ()
-    #: How many lines there were before these, or were left out among them.
-    dropped: int = 0
+    #: How many lines they wrote in all.
+    total: int = 0
     #: Another number means that something changed.
     version: int = 0
+
+    def before(self, shown: tuple[Line, ...]) -> int:
+        """Return how many lines there were before these last ones."""
+        return max(0, self.total - sum(line.dropped or 1 for line in shown))
 
 
 @dataclass(frozen=True)
@@ -125,12 +131,14 @@ def title(failure: Failure) -> str:
     Examples
     --------
     >>> title(Failure("error", 7, "ValueError: bad", rows=("70", "79"), host="node1", pid=42, attempts=3))
-    'Number 7 (rows 70 to 79): ValueError: bad, on node1 (pid 42) after 3 attempts'
+    'Partition 7 (rows 70 to 79): ValueError: bad, on node1 (pid 42) after 3 attempts'
     """
-    rows = f" (rows {failure.rows[0]} to {failure.rows[-1]})" if failure.rows else ""
+    number = f"Number {failure.partition}"
+    if failure.rows:
+        number = f"Partition {failure.partition} (rows {failure.rows[0]} to {failure.rows[-1]})"
     where = f", on {failure.host} (pid {failure.pid})" if failure.host else ""
     tries = f" after {failure.attempts} attempts" if failure.attempts > 1 else ""
-    return f"Number {failure.partition}{rows}: {html.plain(failure.summary)}{where}{tries}"
+    return f"{number}: {html.plain(failure.summary)}{where}{tries}"
 
 
 def more(count: int, what: str) -> str:
@@ -160,7 +168,7 @@ def text(state: State) -> str:
     if state.failed > len(shown) > 0:
         lines.append(f"  and {more(state.failed - len(shown), 'failure')}")
     written = state.output.lines[-_LINES:]
-    if left_out := state.output.dropped + len(state.output.lines) - len(written):
-        lines.append(f"  … {more(left_out, 'line')} of output")
+    if before := state.output.before(written):
+        lines.append(f"  … {more(before, 'line')} of output")
     lines += [f"  [{line.task}] {html.clean(line.text)}" for line in written]
     return "\n".join(lines)

@@ -17,7 +17,8 @@
 ============================  ==========================================================================
 
 Kinds of messages. In a task queue: ``task``. In a job's log: ``opened`` (what the job is), ``sending`` (its
-kernel is at it), ``started``, ``result``, ``chunk`` (part of a result that is too large for one message),
+kernel is at it), ``started``, ``output`` (what a task prints; a result has what came last), ``result``,
+``chunk`` (part of a result that is too large for one message),
 ``died`` (a child died under a task), ``sealed`` (all tasks are sent), ``kept`` (somebody waits for it). In a
 blob: ``blob``. In the registry: ``job``, ``made`` (a blob of a job), ``unwanted`` (to be deleted),
 ``forgotten`` (it is deleted), ``mark`` (whoever wrote it has read the registry when it sees it). In control:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: How many ended panels keep their widget.
 KEPT = 8
 #: Seconds before something else stands in the place of a button that does not work yet.
-_HESITATION = 1.0
+_HESITATION = 1.5
 
 _log = logging.getLogger(__name__)
 _ended: deque[Any] = deque()
@@ -61,7 +61,9 @@ def show(job: Job) -> None:
     """
     if Observer(job).state().ended or not in_notebook():
         raise NotImplementedError
-    Follower(job, Panel(job.cancel), to_the_end=True).start()
+    view = Panel(job.cancel)
+    job.while_waiting = view.fetch
+    Follower(job, view, to_the_end=True).start()
 
 
 def show_awaited(job: Job) -> None:
@@ -120,6 +122,11 @@ class Panel:
                 self._turn.append(part)  # the others have their turn first
                 return
 
+    def fetch(self) -> None:
+        """Let clicks be noticed; for the thread that waits for the job to call about once a second."""
+        if self._cancel:
+            self._cancel.fetch()
+
     def finish(self, state: State) -> None:
         """Replace the widget by the last state as static HTML and text."""
         self._output.put(bundle(state))
@@ -142,11 +149,13 @@ class Panel:
     def _make(self, state: State) -> Any:
         """Make the widgets that there are at first; None where widgets don't work."""
         try:
-            from ipywidgets import HTML, HBox, VBox  # noqa: F401, PLC0415 # takes a while, and is of use only here
+            from ipywidgets import HBox, VBox  # noqa: PLC0415 # takes a while, and is of use only here
 
-            self._parts["head"] = _html("", flex="1 1 auto")
-            self._put_head(state)
-            self._top = HBox([self._parts["head"]], layout={"width": "100%", "overflow": "hidden"})
+            self._shown["head"] = panel.head(state)
+            self._parts["head"] = _html(_box(self._shown["head"]), "1 1 auto")
+            # grid_gap is the space between what is in a flex box, too
+            layout = {"width": "100%", "overflow": "hidden", "grid_gap": "12px"}
+            self._top = HBox([self._parts["head"]], layout=layout)
             root = VBox([self._top], layout={"width": "100%", "max_width": "720px", "overflow": "hidden"})
         except Exception:  # noqa: BLE001  # not installed, or of a version that doesn't fit
             _log.info("ipywidgets doesn't work here", exc_info=True)
@@ -218,6 +227,7 @@ class Cancel:
         self._since = time.monotonic()
         self._kind = ""
         self._made: dict[str, Any] = {}
+        self._clicked = False
 
     @property
     def widget(self) -> Any:
@@ -226,6 +236,8 @@ class Cancel:
 
     def changed(self) -> bool:
         """Find out what works now; return whether that is something else than before."""
+        if self._kind == "button" and not self._clicked and self._clicks.waits(self.widget):
+            self._on_click(self.widget)
         kind = "button" if self._clicks.arrive() else "instead"
         if kind == self._kind or (not self._kind and kind == "instead" and self._early):
             return False
@@ -233,6 +245,10 @@ class Cancel:
         if kind not in self._made:
             self._made[kind] = self._button() if kind == "button" else _html(_box(self._instead), "0 0 auto")
         return True
+
+    def fetch(self) -> None:
+        """Let clicks be noticed that have come meanwhile."""
+        self._clicks.fetch()
 
     def close(self) -> None:
         """Let the widgets go."""
@@ -254,13 +270,16 @@ class Cancel:
     def _button(self) -> Any:
         from ipywidgets import Button  # noqa: PLC0415 # takes a while
 
-        layout = {"width": "auto", "height": "26px", "flex": "0 0 auto"}
+        layout = {"width": "auto", "height": "26px", "flex": "0 0 auto", "margin": "2px"}
         button = Button(description="Cancel", tooltip="Ends the job", layout=layout)
         kernel.to_subshell(button)
         button.on_click(self._on_click)
         return button
 
     def _on_click(self, button: Any) -> None:
+        if self._clicked:
+            return
+        self._clicked = True
         button.disabled, button.description = True, "Cancelling"
         self._do()
 

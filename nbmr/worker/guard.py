@@ -13,6 +13,7 @@ from typing import Any
 from nbmr import topology
 from nbmr.codec import Buffer
 from nbmr.worker import oom, pipe
+from nbmr.worker.output import Output, Tell
 from nbmr.worker.process import Child
 
 #: Seconds that an interrupted task has to end by itself, before its process is killed.
@@ -54,7 +55,7 @@ class Guard:
         self._receiver = pipe.Receiver()
         self._kills = oom.Kills()
         self._child: Child | None = None
-        self._last_words = ""
+        self._output = Output()
 
     # ---------------------------------------------------------------- for other threads
 
@@ -83,13 +84,13 @@ class Guard:
             return
         for seconds in _START_AGAIN:
             try:
-                self._child = Child()
+                self._child = Child(self._output)
             except (EOFError, OSError):
                 _log.warning("a task's process could not be started; once more in %g s", seconds)
                 time.sleep(seconds)
             else:
                 return
-        self._child = Child()
+        self._child = Child(self._output)
 
     @property
     def pid(self) -> int:
@@ -99,13 +100,13 @@ class Guard:
     @property
     def last_output(self) -> str:
         """The last lines that the task printed."""
-        return self._child.last_output if self._child else self._last_words
+        return self._output.last
 
     def forget_output(self) -> None:
         """Forget what the last task printed."""
-        self._last_words = ""
         if self._child:
-            self._child.forget_output()
+            self._child.read_output()
+        self._output.forget()
 
     def idle(self) -> None:
         """Wait until woken; a child that dies meanwhile is replaced."""
@@ -128,6 +129,7 @@ class Guard:
         files: Sequence[int],
         timeout: float | None,
         why_stop: Callable[[], str],
+        tell: Tell,
     ) -> dict[str, Any]:
         """Have the child run a task; return its reply, whose payload is to be taken by `receive`.
 
@@ -139,6 +141,8 @@ class Guard:
             Seconds that it may run; None for no limit.
         why_stop
             Asked when woken: why the task is to be stopped; empty if it isn't.
+        tell
+            Sends what the task prints; `end_output` returns the rest.
 
         Raises
         ------
@@ -149,7 +153,8 @@ class Guard:
         """
         self._kills.note()
         child = self._living()
-        child.forget_output()
+        self.forget_output()
+        self._output.begin(tell)
         with self._watched():
             child.send(header, payload, files)
             reply = self._wait(child, timeout, why_stop)
@@ -170,6 +175,10 @@ class Guard:
     def read_output(self) -> None:
         """Take what the task printed so far."""
         self._living().read_output()
+
+    def end_output(self) -> tuple[str, int]:
+        """Send no more of what the task prints; return the rest, as `Output.end` does."""
+        return self._output.end()
 
     def close(self) -> None:
         """End the child, and free all."""
@@ -199,12 +208,17 @@ class Guard:
             for file in (child.sock, child.output, self._wake):
                 selector.register(file, selectors.EVENT_READ)
             while True:
-                patience = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if self._limit:
-                    patience = MEMORY_SECONDS if patience is None else min(MEMORY_SECONDS, patience)
+                now = time.monotonic()
+                looks = (
+                    deadline and max(0.0, deadline - now),
+                    MEMORY_SECONDS if self._limit else None,
+                    self._output.due(),
+                )
+                patience = min((seconds for seconds in looks if seconds is not None), default=None)
                 ready = {key.fileobj for key, _ in selector.select(patience)}
                 if child.output in ready and not child.read_output():
                     selector.unregister(child.output)
+                self._output.send()
                 if child.sock in ready:
                     return pipe.receive_header(child.sock)[0]
                 if self._wake in ready:  # perhaps since before this task: then there is no reason
@@ -244,7 +258,6 @@ class Guard:
         if cause == "SIGKILL":
             cause += self._kills.verdict()
         child.close()
-        self._last_words = child.last_output
         return Died(cause, child.unit())
 
     def _drain(self) -> None:

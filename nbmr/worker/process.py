@@ -10,7 +10,6 @@ import socket
 import sys
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext
@@ -21,6 +20,7 @@ import psutil
 from nbmr.codec import Buffer
 from nbmr.worker import pipe
 from nbmr.worker.cleaner import FOLDER, folder_prefix
+from nbmr.worker.output import Output
 
 #: Imported once by the fork server, so that a new child has them at once.
 PRELOADED = (
@@ -32,8 +32,6 @@ PRELOADED = (
     "nbmr.worker.child",
     "nbmr.worker.cleaner",
 )
-#: Lines and characters of a task's output that are kept.
-OUTPUT_LINES, OUTPUT_CHARACTERS = 20, 4000
 #: Bytes that may be on their way between a supervisor and its child: few switches for a partition.
 BUFFER_BYTES = 1 << 20
 #: Bytes of a unit's number.
@@ -58,13 +56,18 @@ def fork_server() -> ForkServerContext:
 class Child:
     """A child process that runs one task at a time.
 
+    Parameters
+    ----------
+    said
+        Takes what it prints.
+
     Raises
     ------
     EOFError
         If it dies while it starts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, said: Output) -> None:
         from nbmr.worker import child  # noqa: PLC0415 - its imports are the child's, not the supervisor's
 
         #: Where the child notes which unit of its task it is at; a file, since that outlives the child.
@@ -74,8 +77,7 @@ class Child:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self.output, writer = connection.Pipe(duplex=False)
         self._unit = 0
-        self._lines: deque[str] = deque(maxlen=OUTPUT_LINES)
-        self._partial = b""
+        self._said = said
         try:
             with _start_lock:
                 self._process = fork_server().Process(target=child.main, args=(theirs, writer), daemon=True)
@@ -94,7 +96,7 @@ class Child:
             pipe.receive_header(self.sock)
         except (EOFError, OSError) as exc:
             self.close()
-            raise EOFError(self.last_output or str(exc)) from exc
+            raise EOFError(said.last or str(exc)) from exc
         self.sock.settimeout(None)
         pipe.send(self.sock, {}, files=[self._place])
 
@@ -104,32 +106,7 @@ class Child:
 
     def read_output(self) -> bool:
         """Take what the task printed so far; return whether the pipe is still open."""
-        while True:
-            try:
-                data = os.read(self.output.fileno(), 1 << 16)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            *lines, self._partial = (self._partial + data).split(b"\n")
-            self._partial = self._partial[-OUTPUT_CHARACTERS:]
-            for line in lines:
-                text = line.decode(errors="replace")
-                self._lines.append(text[:OUTPUT_CHARACTERS])
-                with contextlib.suppress(OSError):  # the disk is full: the task goes on without this log
-                    sys.stderr.write(text + "\n")  # the worker's own log
-
-    def forget_output(self) -> None:
-        """Forget what was printed so far."""
-        self.read_output()
-        self._lines.clear()
-        self._partial = b""
-
-    @property
-    def last_output(self) -> str:
-        """The last lines that the task printed."""
-        lines = [*self._lines, self._partial.decode(errors="replace")] if self._partial else list(self._lines)
-        return "\n".join(lines)[-OUTPUT_CHARACTERS:]
+        return self._said.read(self.output.fileno())
 
     def unit(self) -> int:
         """Return which unit of its task the child was at when it ended."""

@@ -6,6 +6,7 @@ task is delivered again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -15,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +81,9 @@ class Slot(threading.Thread):
         self._running: _Running | None = None
         #: How many tasks were done, and how many gave a failure.
         self.done = self.failed = 0
+        #: How many entries of a run told what it printed, and whether the last one is in its log.
+        self._told = 0
+        self._telling: Future[bool] | None = None
         #: Results that are sent and not confirmed yet.
         self._unsettled = 0
         self._all_settled = threading.Condition()
@@ -325,6 +330,7 @@ class Slot(threading.Thread):
         self, task: Message, who: dict[str, Any], attempt: int, lost: dict[int, dict[str, Any]]
     ) -> Body:
         who |= {"pid": self._guard.pid, "run": secrets.token_hex(8)}
+        self._told, self._telling = 0, None
         fields = task.fields
         files: list[int] = []
         try:
@@ -334,12 +340,38 @@ class Slot(threading.Thread):
                 "skip": sorted(lost),
             }
             reply = self._guard.run(
-                header, [task.payload], files, fields["timeout"], lambda: self._why_stop(task)
+                header,
+                [task.payload],
+                files,
+                fields["timeout"],
+                lambda: self._why_stop(task),
+                lambda text, dropped: self._tell_output(task, who, text, dropped),
             )
             return self._receive(task, reply, who, attempt, lost)
+        except (Stopped, Died):
+            self._tell_output(task, who, *self._guard.end_output(), last=True)
+            raise
         finally:
             for file in files:
                 os.close(file)
+
+    def _tell_output(
+        self, task: Message, who: dict[str, Any], text: str, dropped: int, *, last: bool = False
+    ) -> bool:
+        """Note in its job's log what a task printed; return False if that isn't possible now.
+
+        Unless it is the last of it, that must neither wait nor pile up.
+        """
+        worker = self._worker
+        if not last and (worker.broker.trouble or (self._telling is not None and not self._telling.done())):
+            return False
+        if text or dropped:
+            said = {"number": self._told, "text": text, "dropped": dropped}
+            body = message.seal_raw(worker.signer, "output", job=task.job, task=task.task, **who | said)
+            with contextlib.suppress(BrokerError):
+                self._telling = worker.broker.append(topology.job_log(task.job), body, urgent=True)
+            self._told += 1
+        return True
 
     def _why_stop(self, task: Message) -> str:
         if not self._worker.wanted(task):
@@ -400,6 +432,9 @@ class Slot(threading.Thread):
             body = memoryview(b"")
             fields["chunked"] = size
         guard.read_output()
+        text, dropped = guard.end_output()
+        if text or dropped:  # no message of its own: what a short task prints costs no more
+            fields |= {"printed": text, "dropped": dropped}
         self._count(failed=bool(fields["failures"] or fields["failures_encoded"]))
         if fields["failures"] or fields["failures_encoded"]:
             fields |= {"rows": task.fields["rows"], "output": guard.last_output}

@@ -280,7 +280,7 @@ def run(guard, fn, why_stop):
         "data_layout": [], "retries": 0, "count": 1, "stop_at_error": True, "skip": [],
         "layout": codec.layout(parts),
     }
-    return guard.run(header, codec.pieces(parts), [], None, why_stop)
+    return guard.run(header, codec.pieces(parts), [], None, why_stop, lambda text, dropped: True)
 
 guard = Guard()
 guard.start()

@@ -22,6 +22,10 @@ from nbformat.v4 import new_code_cell, new_notebook
 #: busy one.
 PATIENCE = 60.0
 
+ROOT = Path(__file__).parents[2]
+#: Another Python, whose ipykernel the notebooks are to run in: one with ipykernel 6, say.
+KERNEL = os.environ.get("NBMR_TEST_KERNEL", "")
+
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -59,6 +63,11 @@ class Lab:
     def start(self, eventually: Callable[..., Any]) -> None:
         """Start it; it listens when this returns."""
         self.set("apputils-extension", "notification", {"fetchNews": "false", "checkForUpdates": False})
+        if KERNEL:
+            spec = self.folder / "data" / "kernels" / "python3" / "kernel.json"
+            spec.parent.mkdir(parents=True)
+            argv = [KERNEL, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
         # what is in a notebook file is what a test saved
         self.set("docmanager-extension", "plugin", {"autosave": False})
         names = ("CONFIG", "DATA", "RUNTIME")
@@ -70,8 +79,8 @@ class Lab:
             "JUPYTERLAB_SETTINGS_DIR": str(self.folder / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(self.folder / "workspaces"),
             "IPYTHONDIR": str(self.folder / "ipython"),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "JUPYTER_PREFER_ENV_PATH": "1",
+            "PYTHONPATH": str(ROOT),
+            "JUPYTER_PREFER_ENV_PATH": "0",  # kernels of our own come first
         }
         log = (self.folder / "log").open("wb")
         command = [

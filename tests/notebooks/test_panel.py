@@ -15,19 +15,35 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 #: A job that its own thread moves on, while the main thread waits or does something else.
 JOB = """
 import threading, time
+from collections import deque
 from nbmr import widgets
 from nbmr.errors import Failure
-from nbmr.joblog import Progress
+from nbmr.joblog import Member, OutputLine, Progress, Written
 from nbmr.progress import follow, starting
 
 class Job:
     id, name, status, hint, rejected = "4f2a", "<script>alert(1)</script>", "pending", "", 0
     done, failures = 0, []
     workers = frozenset(["one", "two"])
+    members, printed, roster, cancelled = {}, 0, list, False
 
     def __init__(self, total, seconds_each):
         self.total, self.seconds_each = total, seconds_each
         self.began, self.ended = time.monotonic(), threading.Event()
+        self.followers, self.lines, self.while_waiting = set(), deque(maxlen=1000), None
+
+    def cancel(self):
+        self.cancelled = True
+
+    def crew(self):
+        return self.members
+
+    def print(self, *lines):
+        self.lines.extend(OutputLine(3, "w", line) for line in lines)
+        self.printed += len(lines)
+
+    def written(self):
+        return Written(self.printed, self.printed, self.lines)
 
     def start(self):
         threading.Thread(target=self.run).start()
@@ -112,8 +128,8 @@ def test_ten_updates_a_second_at_most_while_the_cell_blocks(run):
     is_static(outputs[0], "1,500 of 1,500")
     seconds = float(outputs[0].data["text/plain"].split("in ")[1].split(" s")[0])
     updates = client.of_type("comm_msg")
-    assert 5 * seconds < len(updates) <= 10 * seconds + 1
-    values = [update["data"]["state"]["value"] for update in updates]
+    assert 5 * seconds < len(updates) <= 10 * seconds + 3
+    values = [str(update["data"]["state"]) for update in updates]
     assert "<script" not in "".join(values)
     assert len(set(values)) == len(values)
     assert len(client.of_type("update_display_data", "display_data")) == 2
@@ -123,7 +139,15 @@ def test_nothing_is_sent_while_nothing_changes(run):
     source = "job = Job(40, 0)\njob.workers = ()\nwith follow(job):\n    time.sleep(0.6)"
     (outputs,), client = run(source)
     is_static(outputs[0], "still pending", "0 of 40")
-    assert client.of_type("comm_msg") == []
+    (last,) = client.of_type("comm_msg")
+    assert set(last["data"]["state"]) == {"children"}  # the last state takes the place of the others
+
+
+def values(client: Client) -> list[str]:
+    """The HTML that was sent to widgets, in order."""
+    opened = [message["data"]["state"].get("value", "") for message in client.of_type("comm_open")]
+    updated = [message["data"]["state"].get("value", "") for message in client.of_type("comm_msg")]
+    return [value for value in (*opened, *updated) if value]
 
 
 def test_hint_and_failure_are_shown(run):
@@ -137,25 +161,91 @@ with follow(job):
 """
     (outputs,), client = run(source)
     is_static(outputs[0], "failed", "1 failed")
-    assert "First failure (number 7): ValueError: <bad>" in outputs[0].data["text/plain"]
-    assert "First failure (number 7): ValueError: &lt;bad&gt;" in outputs[0].data["text/html"]
-    (hinted,) = client.of_type("comm_msg")
-    assert "No worker listens to queue &#x27;&lt;b&gt;&#x27;." in hinted["data"]["state"]["value"]
+    assert "Number 7: ValueError: <bad>" in outputs[0].data["text/plain"]
+    assert "Number 7: ValueError: &lt;bad&gt;" in outputs[0].data["text/html"]
+    assert any("No worker listens to queue &#x27;&lt;b&gt;&#x27;." in value for value in values(client))
 
 
-def test_the_kernel_keeps_nothing(run):
+def test_a_failure_is_shown_once_and_never_written_anew(run):
     source = """
-from ipywidgets.widgets import widget
-for _ in range(3):
-    job = Job(2, 0.05).start()
-    with follow(job):
-        assert len(widget._instances) == 3 and len(threads()) == 1
-        job.ended.wait()
-print(len(widget._instances), threads())
+job = Job(1500, 0.001).start()
+with follow(job):
+    for n in range(100):
+        job.failures = [*job.failures, Failure("error", n, f"bad {n}", "Traceback: <b>")]
+        time.sleep(0.01)
+    job.ended.wait()
 """
     (outputs,), client = run(source)
-    assert outputs[-1].text == "0 []\n"
-    assert len(client.of_type("comm_open")) == len(client.of_type("comm_close")) == 9
+    is_static(outputs[0], "100 failed")
+    live = [value for value in values(client) if "<details" in value and "progressbar" not in value]
+    assert len(live) == 20
+    assert all(value.count("<details") == 1 for value in live)
+    assert all(f"bad {n}</summary>" in live[n] for n in range(20))
+    assert any("and 80 more failures" in value for value in values(client))
+    assert outputs[0].data["text/html"].count("Traceback: &lt;b&gt;") == 20
+
+
+def test_a_million_lines_of_output_are_a_few_small_messages(run):
+    source = """
+job = Job(1500, 0.001).start()
+with follow(job):
+    while job.printed < 1_000_000:
+        job.print(*(f"line {job.printed + n} " + "x" * 5000 for n in range(1000)))
+    job.print("the last line")
+    job.ended.wait()
+    time.sleep(0.5)
+"""
+    (outputs,), client = run(source)
+    live = [value for value in values(client) if 'role="log"' in value]
+    assert 1 <= len(live) <= len(client.of_type("comm_msg", "comm_open"))
+    assert max(map(len, live)) < 250_000
+    assert "the last line" in live[-1]
+    assert "999,801 more lines before these" in live[-1]
+    assert "1,000,001 lines" in outputs[0].data["text/html"]
+    assert "the last line" in outputs[0].data["text/plain"]
+    assert len(outputs[0].data["text/html"]) < 100_000
+
+
+def test_the_workers_are_looked_at_once_a_second(run):
+    source = """
+job = Job(1500, 0.001).start()
+with follow(job):
+    while not job.ended.wait(0.01):
+        job.members = {"node1:1": Member("node1", job.done, 0, {job.done: time.time() - 3})}
+"""
+    (outputs,), client = run(source)
+    live = [value for value in values(client) if "<table" in value and "progressbar" not in value]
+    seconds = float(outputs[0].data["text/plain"].split("in ")[1].split(" s")[0])
+    assert 1 <= len(live) <= seconds + 1
+    assert "node1:1" in live[0]
+    assert " for 3." in live[0]
+    assert "node1:1" in outputs[0].data["text/html"]
+
+
+def test_where_no_button_would_work_it_says_what_to_do(run):
+    source = "job = Job(40, 0)\nwith follow(job):\n    time.sleep(2.5)\nprint(job.cancelled)"
+    (outputs,), client = run(source)
+    assert any("interrupt the kernel to stop" in value for value in values(client))
+    assert not any("<button" in value for value in values(client))
+    models = [message["data"]["state"].get("_model_name") for message in client.of_type("comm_open")]
+    assert "HTMLModel" in models
+    assert "ButtonModel" not in models
+    assert outputs[-1].text == "False\n"
+
+
+def test_the_kernel_keeps_little(run):
+    source = """
+from ipywidgets.widgets import widget
+for _ in range(widgets.KEPT + 5):
+    job = Job(2, 0.05).start()
+    with follow(job):
+        assert len(threads()) == 1
+        job.ended.wait()
+    assert not job.followers
+print(len(widget._instances) // widgets.KEPT, threads())
+"""
+    (outputs,), _ = run(source)
+    assert outputs[-1].text == "5 []\n"  # a box with one HTML in it, and their layouts and style
 
 
 @pytest.mark.parametrize(

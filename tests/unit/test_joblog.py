@@ -1,5 +1,6 @@
 """The fold over a job's log: what is genuine and makes no sense must not stop who reads it."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -58,7 +59,7 @@ def test_the_first_failure_ends_it_before_it_is_complete(log):
     assert log.failures()[0].summary == "s"
 
 
-@pytest.mark.parametrize("kind", ["result", "started", "chunk", "died", "sealed", "opened"])
+@pytest.mark.parametrize("kind", ["result", "started", "output", "chunk", "died", "sealed", "opened"])
 def test_a_genuine_entry_that_lacks_everything_is_counted_and_passed_over(log, kind):
     tell(log, kind, 0)
     assert log.rejected == 1
@@ -84,3 +85,54 @@ def test_whether_a_sender_lives_goes_by_its_own_words(log):
     tell(log, "kept")
     assert log.sender_heard_at == told
     assert log.heard_at >= told
+
+
+RUN = WHO | {"number": 0, "text": "", "dropped": 0}
+
+
+def test_output_is_folded_in_order_and_once(log):
+    tell(log, "output", 0, **RUN | {"text": "a\n\nb\n"})
+    tell(log, "output", 0, **RUN | {"text": "a\n\nb\n"})  # sent again after a reconnect
+    before = log.output_version
+    tell(log, "output", 1, **RUN | {"run": "s", "worker": "v", "text": "c\n"})
+    assert log.output_version > before
+    assert [(line.task, line.worker, line.text) for line in log.output_lines()] == [
+        (0, "w", "a"), (0, "w", ""), (0, "w", "b"), (1, "v", "c"),
+    ]  # fmt: skip
+    buffers = codec.encode([1])
+    for _ in range(2):
+        tell(log, "result", 0, buffers=buffers, start=0, count=1, printed="last\n", dropped=0, **WHO)
+    assert [line.text for line in log.output_lines()][-2:] == ["c", "last"]
+    assert log.progress().done == 1
+
+
+def test_lines_that_were_left_out_are_counted_in_their_place(log):
+    tell(log, "output", 0, **RUN | {"text": "a\n"})
+    tell(log, "output", 0, **RUN | {"number": 1, "dropped": 1000})
+    tell(log, "output", 0, **RUN | {"number": 2, "dropped": 234, "text": "z\n"})
+    assert [line.text for line in log.output_lines()] == ["a", "… 1,234 lines left out", "z"]
+    assert log.output_dropped == 1234
+
+
+def test_only_the_last_lines_are_kept(log):
+    for number in range(30):
+        tell(log, "output", 0, **RUN | {"number": number, "text": "".join(f"{i}\n" for i in range(100))})
+    assert len(log.output_lines()) == 1000
+    assert log.output_lines()[-1].text == "99"
+
+
+def test_who_does_what(log):
+    about = {"host": "h", "pid": 1, "attempt": 1}
+    tell(log, "started", 0, worker="a", **about)
+    tell(log, "started", 1, worker="b", **about)
+    crew = log.crew()
+    assert {name: list(member.tasks) for name, member in crew.items()} == {"a": [0], "b": [1]}
+    assert abs(crew["a"].tasks[0] - time.time()) < 60
+    result(log, 0, ["x"])
+    why = {"reason": "lost", "summary": "s", "attempts": 3}
+    tell(log, "opened", units=2, on_error="keep")
+    tell(log, "result", 1, start=1, count=1, all_failed=why, **WHO | {"worker": "b"})
+    crew = log.crew()
+    assert (crew["w"].done, crew["w"].failed, crew["b"].failed, crew["b"].host) == (1, 0, 1, "h")
+    assert not any(member.tasks for member in crew.values())
+    assert log.progress().workers == {"a", "b", "w"}

@@ -19,14 +19,24 @@ from nbmr.errors import ConfigError
 
 JOB = """
 import sys, time
+from collections import deque
 from nbmr.errors import Failure
-from nbmr.joblog import Progress
+from nbmr.joblog import OutputLine, Progress, Written
 from nbmr.progress import follow, starting
 
 class Job:
     id, name, status, hint, rejected, done, total, failures = "4f2a", "clean", "running", "", 0, 0, 40, []
     workers = frozenset(["one", "two"])
-    began = time.monotonic()
+    began, followers, lines, total = time.monotonic(), set(), deque(maxlen=1000), 40
+    printed = 0
+    roster, crew = list, dict
+
+    def print(self, *lines):
+        self.lines.extend(OutputLine(3, "w", line) for line in lines)
+        self.printed += len(lines)
+
+    def written(self):
+        return Written(self.printed, self.printed, self.lines)
 
     @property
     def progress(self):
@@ -85,7 +95,7 @@ def test_a_terminal_shows_a_bar_with_the_facts():
     assert "Starting a ?[31mnode … 1 s\x1b[K" in lines
     assert "\x1b[K" in lines[lines.index("Starting a ?[31mnode … 1 s\x1b[K") + 1]  # and gone again
     assert "No worker listens to queue 'default'." in lines
-    assert "First failure (number 7): ValueError: bad" in lines
+    assert "Number 7: ValueError: bad" in lines
     running = [line for line in lines if "24 of 40" in line]
     assert re.fullmatch(r"clean \|[█▏▎▍▌▋▊▉ ]+\| 24 of 40, \d+/s, 0\.\d+ s left, 2 workers *", running[0])
     last = [line for line in lines if line.strip()][-1]
@@ -99,6 +109,31 @@ def test_a_terminals_bar_shows_an_unknown_total():
     written = in_terminal(JOB + "job.total = None\nwith follow(job): job.done = 12; job.shown()")
     assert "12 done" in written
     assert written.rstrip().endswith("2 workers")
+
+
+def test_what_tasks_print_stands_above_the_bar_within_limits():
+    script = """
+with follow(job):
+    job.print("one \x1b[31mline", "another")
+    job.shown()
+    job.print(*(f"of many {n}" for n in range(5000)))
+    job.shown()
+    job.print("last")
+"""
+    lines = re.split(r"[\r\n]+", in_terminal(JOB + script))
+    shown = [line for line in lines if re.match(r"\[3\] |… ", line)]
+    assert shown[:3] == ["[3] one line", "[3] another", "… 4,980 more lines of output"]
+    assert shown[3:] == [*(f"[3] of many {n}" for n in range(4980, 5000)), "[3] last"]
+
+
+def test_many_failures_are_counted():
+    script = """
+with follow(job):
+    job.failures = [Failure("error", n, "bad") for n in range(500)]
+"""
+    lines = re.split(r"[\r\n]+", in_terminal(JOB + script))
+    shown = [line for line in lines if line.startswith(("Number", "and"))]
+    assert shown == [*(f"Number {n}: bad" for n in range(20)), "and 480 more failures"]
 
 
 def test_a_narrow_terminal_never_wraps():
@@ -141,10 +176,10 @@ else:
 
 def test_a_view_that_fails_does_not_disturb_the_job():
     script = """
-from nbmr import html
+from nbmr import progress
 def broken(state): raise RuntimeError("no bar")
 with follow(job):
-    html.facts = broken
+    progress.facts = broken
     job.shown()
 print("the job's result", file=sys.stderr)
 """
