@@ -13,6 +13,7 @@ from nbmr.cluster import Workers
 from nbmr.examination import Report, examine
 from nbmr.job import Job
 from nbmr.progress import starting
+from nbmr.status import NO_BROKER, Status, look
 from nbmr.worker.cleaner import sweep
 
 _lock = threading.Lock()
@@ -320,6 +321,15 @@ def join_command(
     if known is None and os.environ.get("NBMR_URL"):
         known = config.resolve()  # no node is started to say that it can't be reached
     return joining.command(known, queue, slots, memory_limit, key_file, with_password=with_password)
+
+
+def status() -> Status:
+    """Tell about the broker, its workers and its jobs: what ``%nbmr`` shows. Starts no node."""
+    with _lock:
+        known = bool(_default) and _default[0].usable
+    if known or os.environ.get("NBMR_URL") or node.status():
+        return look(client())
+    return Status(NO_BROKER)
 
 
 def doctor(*, start: bool = True) -> Report:

@@ -147,16 +147,17 @@ def reset_key(url: str | None, key_file: str | None) -> None:
 
 
 @main.command()
-def status() -> None:
-    """Tell about the private node and its workers."""
-    _show_node()
-    info = node.status()
-    if info:
-        for pool in pools.living(config.Settings("", "", str(info["data_dir"]))):
-            state = pool.state()
-            click.echo(
-                f"{len(state['ready'])} of {state['count']} workers ready on queue {state['queue']!r}."
-            )
+@_url
+@_key_file
+def status(url: str | None, key_file: str | None) -> None:
+    """Tell about the broker, the workers of all hosts, and the jobs; starts nothing."""
+    from nbmr.session import Session  # noqa: PLC0415 - not needed by the other commands
+    from nbmr.status import look  # noqa: PLC0415 - likewise
+
+    if not url:
+        _show_node()
+    with Session(url, key_file=key_file) as session:
+        click.echo(repr(look(session)))
 
 
 @main.command()
