@@ -15,7 +15,7 @@ from nbmr.html import duration, escape, plain, size
 #: How many workers of a queue have a row.
 ROWS = 50
 _FAINT = "opacity:0.7"
-_CELL = "padding:0 1em 0 0;text-align:left;vertical-align:top;border:none;font-variant-numeric:tabular-nums"
+_CELL = "padding:0 1em 0 0;text-align:left;vertical-align:top;border:none;white-space:nowrap"
 _STATES = {"ready": html.GREEN, "running": html.BLUE, "starting": html.GREY, "ending": html.GREY}
 #: Fewer percent of a core than this aren't worth a figure: a worker that waits takes so much.
 _HARDLY = 3.0
@@ -109,7 +109,7 @@ def _row(member: Member, *, versions: bool) -> str:
     color = html.color(html.RED if wrong else _STATES[member.state])
     marked = f"✗ {state}" if wrong else state
     cells = [f'<td style="{_CELL}">{escape(host)}</td>', f'<td style="{_CELL}">{escape(pid)}</td>']
-    cells.append(f'<td style="{_CELL};{color};white-space:nowrap">{escape(marked)}</td>')
+    cells.append(f'<td style="{_CELL};{color}">{escape(marked)}</td>')
     facts += _versions(member) if versions else []
     cells += [f'<td style="{_CELL}">{escape(fact)}</td>' for fact in facts]
     return f'<tr style="background:none">{"".join(cells)}</tr>'

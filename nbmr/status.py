@@ -97,7 +97,7 @@ def broker(session: Session) -> str:
 
 
 def _table(rows: tuple[tuple[str, ...], ...]) -> str:
-    cell = "padding:0 1em 0 0;text-align:left;vertical-align:top;border:none"
+    cell = "padding:0 1em 0 0;text-align:left;vertical-align:top;border:none;white-space:nowrap"
     head = "".join(f'<th style="{cell};opacity:0.7;font-weight:normal">{name}</th>' for name in _COLUMNS)
     lines = ["".join(f'<td style="{cell}">{html.escape(text)}</td>' for text in row) for row in rows]
     body = "".join(f'<tr style="background:none">{line}</tr>' for line in lines)
