@@ -324,7 +324,8 @@ class Job:
         """Read the log again from its beginning, since what had been read of it is gone."""
         if not self._forgotten:
             self._log = JobLog(self.id, self._signer, on_end=self._on_end)
-            self.stall = Stall(self._log, self._broker, self._signer)
+            send_again, self.stall = self.stall.send_again, Stall(self._log, self._broker, self._signer)
+            self.stall.send_again = send_again
             self.follow()
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:

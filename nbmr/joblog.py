@@ -188,12 +188,13 @@ class JobLog:
         return self.sealed and self._tasks is not None and len(self.outcomes) >= self._tasks
 
     @property
-    def astray(self) -> int:
-        """How many tasks were sent and are neither running nor answered: queued, it is to be hoped."""
+    def astray(self) -> list[int]:
+        """Numbers of tasks that were sent and are neither running nor answered: queued, it is to be hoped."""
         with self.changed:
             if self._tasks is None or self.ended:
-                return 0
-            return self._tasks - len(self.outcomes.keys() | self._running.keys())
+                return []
+            seen = self.outcomes.keys() | self._running.keys()
+            return [] if len(seen) == self._tasks else [n for n in range(self._tasks) if n not in seen]
 
     def progress(self) -> Progress:
         """Return how far it is."""

@@ -54,6 +54,10 @@ class Sender:
     #: What was made on the broker for this job, besides its log.
     blobs: list[topology.Queue] = field(default_factory=list)
     _sent: int = 0
+    #: What tasks say of the function.
+    _function_fields: dict[str, Any] = field(default_factory=dict, repr=False)
+    #: First unit and number of units of each task that can be cut again.
+    _cuts: list[tuple[int, int]] = field(default_factory=list, repr=False)
     #: Whether a task found no queue.
     _astray: bool = False
 
@@ -91,21 +95,33 @@ class Sender:
 
     def _send_tasks(self) -> int:
         """Send every task; return how many units they have."""
-        function = self._function()
+        self._function_fields = self._function()
         waiting: list[Future[bool]] = []
         units = 0
         for task in self.source.tasks(self.log.seconds_per_unit):
             if self.log.ended:
                 break
             units = task.start + len(task.units)
-            waiting.append(self._send(self._sent, task, function))
+            waiting.append(self._send(self._sent, task))
             self._sent += 1
+            if not self.source.lazy:
+                self._cuts.append((task.start, len(task.units)))
             if len(waiting) >= _SETTLE_EVERY:
                 self._settle(waiting)
             if self.source.lazy:
                 self._wait_for_room(self._sent)
         self._settle(waiting)
         return units
+
+    def send_again(self, numbers: list[int]) -> None:
+        """Send some of the tasks once more; those of an iterable can't be."""
+        self._settle(
+            [
+                self._send(number, self.source.again(number, *self._cuts[number]), "-again")
+                for number in numbers
+                if not self.log.ended
+            ]
+        )
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
@@ -174,8 +190,9 @@ class Sender:
         self._settle(waiting)
         return {"name": name, "size": offset}
 
-    def _send(self, number: int, task: Task, function: dict[str, Any]) -> Future[bool]:
+    def _send(self, number: int, task: Task, suffix: str = "") -> Future[bool]:
         buffers = codec.encode(task.units, what="the data")
+        function = self._function_fields
         inline: list[codec.Buffer] = [] if function["function_blob"] else list(self.call.buffers)
         fields: dict[str, Any] = {"inline": len(inline), "data_blob": None, "data_layout": []}
         if (
@@ -183,7 +200,7 @@ class Sender:
             > topology.MESSAGE_BYTES - topology.INLINE_BYTES
         ):
             fields["data_layout"] = codec.layout(buffers)
-            fields["data_blob"] = self._blob(f"data{number}", buffers)
+            fields["data_blob"] = self._blob(f"data{number}{suffix}", buffers)
             buffers = []
         body = message.seal(
             self.signer,

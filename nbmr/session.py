@@ -117,6 +117,8 @@ class Session:
         job = Job(log, self._broker, self._signer, self._look)
         job.roster = self._facts
         sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
+        if not source.lazy:
+            job.stall.send_again = sender.send_again
         try:
             self._broker.declare(topology.job_log(log.job))
             while not self._broker.trouble and not wait([registered], 0.1).done:

@@ -1,13 +1,15 @@
 """Notices that tasks of a job are with nobody: sent, but neither queued, nor running, nor answered.
 
-RabbitMQ doesn't lose tasks. But whoever can log in to it can take them away or change them, and a message
-that was changed is dropped by the worker that gets it: unsigned as it is, nothing in it can be trusted, its
-job's name included. So it is the client that has to find out, by what it misses.
+RabbitMQ hardly ever loses tasks or their results: if it is killed at a bad moment. And whoever can log in to
+it can take them away or change them, and a message that was changed is dropped by the worker that gets it:
+unsigned as it is, nothing in it can be trusted, its job's name included. So it is the client that has to find
+out, by what it misses. If it still has the data, it sends these tasks again, once.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 #: Seconds for which tasks have to be with nobody until that is an error: longer than it takes RabbitMQ to
 #: notice a dead connection, and to give its tasks to another worker.
 PATIENCE = 60.0
+#: Seconds until they are sent again, where that can be done: at worst, they run twice.
+SEND_AGAIN_AFTER = 30.0
 #: Seconds after which who waits is told.
 TOLD_AFTER = 15.0
 #: How often they have to be looked for in vain at least, however long it took.
@@ -43,6 +47,9 @@ class Stall:
 
     def __init__(self, log: JobLog, broker: Broker, signer: Signer) -> None:
         self._log, self._broker, self._signer = log, broker, signer
+        #: Sends the tasks of these numbers once more; None if their data isn't here.
+        self.send_again: Callable[[list[int]], None] | None = None
+        self._sent_again: set[int] = set()
         self._seen: Any = None
         self._since = 0.0
         self._looks = 0
@@ -68,10 +75,12 @@ class Stall:
         gone = self._gone(queued)
         if not gone:
             return ""
-        if self._looks <= _LOOKS or time.monotonic() - self._since <= PATIENCE:
-            return (
-                f"{gone} tasks are neither queued nor running; they may be with a worker that died just now."
-            )
+        again = [] if self.send_again is None else [task for task in gone if task not in self._sent_again]
+        patience = SEND_AGAIN_AFTER if again else PATIENCE
+        many = f"{len(gone)} tasks" if len(gone) > 1 else "1 task"
+        if self._looks <= _LOOKS or time.monotonic() - self._since <= patience:
+            what = "are" if len(gone) > 1 else "is"
+            return f"{many} {what} neither queued nor running, but perhaps with a worker that died just now."
         # While RabbitMQ takes nothing (an alarm), workers can't tell that they are at work: see if it does.
         log = self._log
         note = message.seal(self._signer, "kept", job=log.job)
@@ -79,22 +88,26 @@ class Stall:
         if not wait([stored], _STORE_SECONDS).done:
             self._reset()
             return ""
-        many = f"{gone} tasks" if gone > 1 else "1 task"
+        if again and self.send_again is not None:
+            self._sent_again.update(again)
+            self._reset()  # before all that follows: it may take a while, and look again meanwhile
+            self.send_again(again)
+            return f"{many} got lost on RabbitMQ; sent again."
         raise BrokerError(
             f"{many} of job {log.about.get('name') or log.job} got lost: neither queued nor with a worker,"
             " and nothing came of them. Somebody took or changed them on RabbitMQ, or workers reject them"
             " (see their logs). job.partial() has what is done; start the job again."
         )
 
-    def _gone(self, queued: int) -> int:
-        """Return how many tasks are with nobody; 0 unless that has been so for a while."""
-        gone = 0 if queued else self._log.astray
-        seen = (gone, self._log.done, self._log.failed, self._log.bytes_received)
+    def _gone(self, queued: int) -> list[int]:
+        """Return the tasks that are with nobody; none unless that has been so for a while."""
+        gone = [] if queued else self._log.astray
+        seen = (len(gone), self._log.done, self._log.failed, self._log.bytes_received)
         if not gone or seen != self._seen:
             self._seen = seen
             self._reset()
         self._looks += 1
-        return gone if time.monotonic() - self._since > TOLD_AFTER else 0
+        return gone if time.monotonic() - self._since > TOLD_AFTER else []
 
     def _reset(self) -> None:
         self._since, self._looks = time.monotonic(), 0

@@ -134,6 +134,21 @@ class Source:
         else:
             yield from self._batches(self._guided)
 
+    def again(self, number: int, start: int, count: int) -> Task:
+        """Cut one task again; not from an iterable, which can be read only once.
+
+        Parameters
+        ----------
+        number
+            Which task it was.
+        start, count
+            The number of its first unit, and how many it has.
+        """
+        if self.of_frame:
+            part = frames.take(self._data, *self._bounds[number])
+            return Task(number, [part], frames.row_labels(part))
+        return Task(start, list(self._data[start : start + count]))
+
     def _guided(self, sent: int) -> int:
         """Guided self-scheduling (Polychronopoulos & Kuck, 1987): large batches first, single items last."""
         assert self.units is not None  # noqa: S101 - for the type checker

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import nbmr
-from nbmr import message, node, pools, session, stall, topology
+from nbmr import message, node, topology
 from nbmr.broker import connect
 from nbmr.signing import Signer, new_key
 from nbmr.worker.worker import Options
@@ -115,24 +115,6 @@ def test_the_private_node_gets_a_new_key_by_starting_anew(start):
     _, err = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "nbmr broker stop" in err
-
-
-def test_a_task_that_was_damaged_ends_its_job(client, queue, monkeypatch, outsider):
-    """The worker drops it: nothing in it can be trusted. The client finds that it is with nobody."""
-    monkeypatch.setattr(pools, "ensure", lambda *_: None)
-    monkeypatch.setattr(stall, "PATIENCE", 2.0)
-    monkeypatch.setattr(session, "_COUNT_SECONDS", 0.2)
-    job = client.submit([1, 2], lambda x: x, queue=queue, partitions=2)
-    job._sending.join(10)
-    bodies = outsider.take(topology.task_queue(queue), 2, acknowledge=True)
-    damaged = bytearray(bodies[0])
-    damaged[10] ^= 1
-    outsider.put(topology.task_queue(queue), bytes(damaged), bodies[1])
-    with client.workers(1, queue=queue):
-        with pytest.raises(nbmr.BrokerError, match=r"1 task of job .* got lost: neither queued"):
-            job.result(30)
-        assert job.partial() in ([1], [2])
-    job.forget()
 
 
 # ---------------------------------------------------------------- where the key is seen
