@@ -11,8 +11,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from nbmr.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from nbmr.api import attach, connect, doctor, jobs, join_command, map, shutdown, submit, workers  # noqa: A004 - the verb is named map
+    from nbmr.api import (
+        attach,
+        connect,
+        doctor,
+        everywhere,
+        jobs,
+        join_command,
+        map,  # noqa: A004 - the verb is named map
+        shutdown,
+        submit,
+        workers,
+    )
     from nbmr.client import Client
     from nbmr.cluster import Workers
     from nbmr.errors import (
@@ -39,13 +52,12 @@ if TYPE_CHECKING:
     )
     from nbmr.job import Job
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "nbmr.api": (
         "attach",
         "connect",
         "doctor",
+        "everywhere",
         "jobs",
         "join_command",
         "map",
@@ -108,6 +120,7 @@ __all__ = [  # written out for readers and type checkers
     "attach",
     "connect",
     "doctor",
+    "everywhere",
     "jobs",
     "join_command",
     "map",
@@ -115,6 +128,13 @@ __all__ = [  # written out for readers and type checkers
     "submit",
     "workers",
 ]
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add the magics ``%nbmr`` and ``%%nbmr``; ``%load_ext nbmr`` calls this."""
+    from nbmr import magics  # noqa: PLC0415 - IPython is loaded then
+
+    magics.load_ipython_extension(shell)
 
 
 def __getattr__(name: str) -> Any:

@@ -223,6 +223,48 @@ def jobs() -> Any:
     return client().jobs()
 
 
+def everywhere(
+    what: str | Callable[[], Any], queue: str = "default", *, progress: bool = True
+) -> dict[str, Any]:
+    """Run something once in every process that runs tasks: an import, a setting, a question.
+
+    It waits for those that are at a task. A process that takes the place of one that died, and workers that
+    come later, have to be told again.
+
+    Parameters
+    ----------
+    what
+        Python source, as of a cell: names that it defines are found by functions that use them and don't
+        bring them along. Or a function without parameters.
+    queue
+        Whose workers.
+    progress
+        Whether to show progress.
+
+    Returns
+    -------
+    dict
+        By the worker's name, ``host:pid`` (with the slot's number where it has several): what the function
+        returned, or the text of the value of the source's last line, None if it has none.
+
+    Raises
+    ------
+    TaskError
+        If it failed anywhere, after all have answered. `TaskLost` if a worker went before it had answered.
+    SyntaxError, ConfigError
+        If the source isn't Python, or calls a magic; before anything is sent.
+    WorkerError
+        If nobody listens to the queue.
+
+    Examples
+    --------
+    >>> nbmr.everywhere("import numpy as np; np.seterr(all='raise')")  # doctest: +SKIP
+    >>> nbmr.everywhere(os.getpid)  # doctest: +SKIP
+    {'example:4711': 4713}
+    """
+    return client(progress=progress).everywhere(what, queue, progress=progress)
+
+
 def workers(
     n: int | None = None,
     queue: str = "default",

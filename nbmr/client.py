@@ -11,6 +11,7 @@ from nbmr.cluster import Workers, overview
 from nbmr.environment import Environment
 from nbmr.errors import ConfigError
 from nbmr.job import Job
+from nbmr.placed import Answer, answers, raise_failure
 from nbmr.progress import follow
 from nbmr.session import Session
 
@@ -71,6 +72,29 @@ class Client(Session):
             job.forget()  # nobody else has it
             raise
         return job
+
+    def everywhere(
+        self, what: str | Callable[[], Any], queue: str = "default", *, progress: bool = True
+    ) -> dict[str, Any]:
+        """Run something once in every process that runs tasks; see `nbmr.everywhere`."""
+        found = self.ask_everywhere(what, queue, progress=progress)
+        raise_failure(found)
+        return {answer.place: answer.value for answer in found}
+
+    def ask_everywhere(
+        self, what: str | Callable[[], Any], queue: str = "default", *, progress: bool = True
+    ) -> list[Answer]:
+        """Like `everywhere`, but return what came of it in each place, failures and output included."""
+        job, send, places = self.start_everywhere(what, queue)
+        try:
+            with follow(job, progress):
+                try:
+                    job.send(send)
+                    return answers(job, places)
+                finally:
+                    job.forget()
+        finally:
+            job.forget()  # also where an interrupt came before or behind all that
 
     def workers(
         self,

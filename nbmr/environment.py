@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from nbmr import __version__, private
+from nbmr import private
 from nbmr.errors import ConfigError
+from nbmr.version import __version__
 from nbmr.versions import local_versions, mismatch
 
 #: Seconds that another interpreter has to import nbmr; a cold network disk takes its time.

@@ -12,7 +12,7 @@
     │   ├── WrongKey                        the broker is used with another signing key
     │   └── NodeError                       the private RabbitMQ node can't be started or used
     │       └── RabbitMQNotFound            RabbitMQ is not installed
-    ├── WorkerError                         local workers can't be started
+    ├── WorkerError                         local workers can't be started, or none is there
     ├── ProtocolError                       a message is forged, damaged or not for us
     ├── JobNotFound (KeyError)              no such job on this broker
     ├── JobCancelled                        somebody cancelled the job
@@ -71,7 +71,7 @@ class RabbitMQNotFound(NodeError):
 
 
 class WorkerError(NbmrError):
-    """Local workers could not be started."""
+    """Local workers could not be started, or there is none where one is needed."""
 
 
 class ProtocolError(NbmrError):

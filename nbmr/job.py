@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nbmr import frames, message, registry, topology
 from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, Failure, JobCancelled, JobNotFound, JobTimeout
-from nbmr.joblog import JobLog, Member, Progress, Status, Written
+from nbmr.joblog import JobLog, Member, OutputLine, Progress, Status, Written
 from nbmr.outcome import Outcome, warn_of
 from nbmr.roster import WorkerFacts
 from nbmr.sending import Sending
@@ -110,7 +110,11 @@ class Job:
         Where a task prints more than 200 lines or 32 KiB a second, the latest are here, and a line says how
         many were left out.
         """
-        return "".join(f"{line.text}\n" for line in self._log.output_lines())
+        return "".join(f"{line.text}\n" for line in self.output_lines())
+
+    def output_lines(self) -> list[OutputLine]:
+        """Return the lines of `output`, each with its task and worker."""
+        return self._log.output_lines()
 
     def written(self) -> Written:
         """Return the same for who shows it: lines with their tasks, and how many there were in all."""

@@ -196,6 +196,11 @@ class JobLog:
             seen = self.outcomes.keys() | self._running.keys()
             return [] if len(seen) == self._tasks else [n for n in range(self._tasks) if n not in seen]
 
+    def unanswered(self, count: int) -> dict[int, bool]:
+        """Return which of the first so many tasks have no answer yet, and whether each was begun."""
+        with self.changed:
+            return {task: task in self._running for task in range(count) if task not in self.outcomes}
+
     def progress(self) -> Progress:
         """Return how far it is."""
         with self.changed:

@@ -144,6 +144,12 @@ class Roster:
             heard = [known.facts for known in self._heard.values() if known.facts and known.last >= since]
         return sorted(heard, key=lambda facts: (facts.queue, facts.host, facts.pid))
 
+    def gone(self, worker: str) -> bool:
+        """Whether the worker of that id has said that it ends."""
+        with self._changed:
+            known = self._heard.get(worker)
+            return known is not None and known.facts is None
+
     def look(
         self, timeout: float = 1.5, expected: int | None = None, queue: str | None = None
     ) -> list[WorkerFacts]:

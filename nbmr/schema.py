@@ -135,7 +135,15 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
     "blob": ({"name": name, "offset": whole}, {}),
     "opened": (
         {"units": _or_none(whole)},
-        {"name": _text, "queue": _text, "on_error": _text, "gather": _text, "of_frame": _flag, "ttl": number},
+        {
+            "name": _text,
+            "queue": _text,
+            "on_error": _text,
+            "gather": _text,
+            "of_frame": _flag,
+            "ttl": number,
+            "everywhere": _flag,
+        },
     ),
     "sealed": ({"tasks": whole, "units": whole}, {}),
     "sending": ({}, {}),

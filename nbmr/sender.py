@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nbmr import codec, message, registry, topology, versions
-from nbmr.broker import Broker
+from nbmr.broker import Body, Broker
 from nbmr.errors import BrokerError
 from nbmr.joblog import JobLog
 from nbmr.signing import Signer
@@ -221,6 +221,10 @@ class Sender:
             **fields,
         )
         self.log.bytes_sent += sum(map(len, body))
+        return self.publish(number, body)
+
+    def publish(self, number: int, body: Body) -> Future[bool]:  # noqa: ARG002 - for who sends elsewhere
+        """Send one task to its queue."""
         sent = self.broker.publish(topology.TASKS_EXCHANGE, self.options["queue"], body)
         sent.add_done_callback(self._check_routed)
         return sent

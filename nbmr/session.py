@@ -8,6 +8,7 @@ import os
 import secrets
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import wait
 from types import TracebackType
@@ -15,11 +16,13 @@ from typing import Any, Self
 
 from nbmr import config, frames, listing, node, pools, registry, topology
 from nbmr.broker import Consumer, NotFound, connect
-from nbmr.errors import BrokerError, BrokerUnreachable, ConfigError, NodeError
+from nbmr.cell import Cell, Once
+from nbmr.errors import BrokerError, BrokerUnreachable, ConfigError, NodeError, WorkerError
 from nbmr.job import Job
 from nbmr.joblog import JobLog
 from nbmr.keycheck import check_key, confirm_key, watch_key
 from nbmr.node import Presence
+from nbmr.placed import Place, PlacedSender, Watch, places
 from nbmr.roster import Roster, WorkerFacts
 from nbmr.sender import Sender
 from nbmr.signing import Signer
@@ -100,37 +103,117 @@ class Session:
         options = _options(fn, **{name: kwargs.pop(name) for name in _OPTIONS if name in kwargs})
         partitions, queue = kwargs.pop("partitions", None), options["queue"]
         _check_spelling(fn, kwargs)
+        self._prepare(queue)
+        slots = self.slots(queue) or _GUESSED_SLOTS
+        source = Source(data, partitions, slots, singly=options["timeout"] is not None)
+        call = Call.encode(fn, args, kwargs)
+        log = self._new_log(options, source)
+        job = Job(log, self._broker, self._signer, self._look)
+        sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
+        if not source.lazy:
+            job.stall.send_again = sender.send_again
+        self._begin(job, log, sender)
+        return job, sender.run
+
+    def start_everywhere(
+        self, what: str | Callable[[], Any], queue: str = "default", name: str | None = None
+    ) -> tuple[Job, Callable[[], None], tuple[Place, ...]]:
+        """Make a job that runs once in every slot of every worker; return what sends it, and the slots.
+
+        Parameters
+        ----------
+        what, queue
+            As for `nbmr.everywhere`.
+        name
+            What to call the job.
+
+        Raises
+        ------
+        WorkerError
+            If there is no worker.
+        """
+        if isinstance(what, str):
+            what = Cell(what)
+        if not callable(what):
+            raise ConfigError(f"What to run has to be source or a function; got {type(what).__name__}.")
+        fn = what if isinstance(what, Cell) else Once(what)
+        label = what.label if isinstance(what, Cell) else name
+        options = _options(what, queue, on_error="keep", gather="list", name=name or label)
+        options["everywhere"] = True
+        call = Call.encode(fn, (), {})
+        self._prepare(queue)
+        targets = self._places(queue)
+        source = Source(range(len(targets)), len(targets), len(targets))
+        log = self._new_log(options, source)
+        watch = Watch(self._broker, self._signer, log, self.roster, targets)
+
+        def look(_job: Job) -> str:
+            if self._broker.trouble:
+                self._revive()
+                return ""
+            self._broker.knock()
+            return watch.look()
+
+        job = Job(log, self._broker, self._signer, look)
+        sender = PlacedSender(
+            self._broker, self._signer, log, source, call, options, len(targets), job.look, job.blobs,
+            places=targets,
+        )  # fmt: skip
+        self._begin(job, log, sender)
+        return job, sender.run, targets
+
+    def _places(self, queue: str) -> tuple[Place, ...]:
+        """Return every slot of a queue's workers; a private node's are started if there are none."""
+        self._counts.pop(queue, None)  # all that are there now
+        while not (listening := self.slots(queue)):
+            hint = self._without_workers(queue)
+            if not self.settings.node:
+                raise WorkerError(hint)
+            time.sleep(_COUNT_SECONDS / 2)
+        found = places(self.roster.look(_LOOK_SECONDS, expected=listening, queue=queue))
+        if not found:
+            raise WorkerError(
+                f"{listening} slots of workers listen to queue {queue!r}, and none has answered within"
+                f" {_LOOK_SECONDS:g} s. They may be of another version of nbmr, or too busy; see their logs."
+            )
+        if len(found) < listening:
+            warnings.warn(
+                f"{listening - len(found)} of {listening} slots on queue {queue!r} did not answer, and are"
+                " left out.", RuntimeWarning, stacklevel=2,
+            )  # fmt: skip
+        return tuple(found)
+
+    def _prepare(self, queue: str) -> None:
+        """See to it that what all jobs of a queue need is there."""
         if self._broker.trouble:
             self._revive()
         self._broker.declare(
             topology.task_queue(queue), topology.dead_queue(queue), topology.control_stream(),
             topology.jobs_stream(),
         )  # fmt: skip
-        slots = self.slots(queue) or _GUESSED_SLOTS
-        source = Source(data, partitions, slots, singly=options["timeout"] is not None)
-        call = Call.encode(fn, args, kwargs)
+
+    def _new_log(self, options: dict[str, Any], source: Source) -> JobLog:
         log = JobLog(secrets.token_hex(6), self._signer)
         options["ttl"] = self.settings.job_ttl
         log.about, log.total = options | {"of_frame": source.of_frame}, source.units
-        entry = registry.registration(log.job, options["name"], queue, self.settings.job_ttl)
+        return log
+
+    def _begin(self, job: Job, log: JobLog, sender: Sender) -> None:
+        """Register a job, open its log, and follow that."""
+        entry = registry.registration(log.job, job.name, job.queue, self.settings.job_ttl)
         registered = registry.register(self._broker, self._signer, entry)
-        job = Job(log, self._broker, self._signer, self._look)
         job.roster = self._facts
-        sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
-        if not source.lazy:
-            job.stall.send_again = sender.send_again
         try:
             self._broker.declare(topology.job_log(log.job))
             while not self._broker.trouble and not wait([registered], 0.1).done:
                 pass  # what is registered can be found and deleted, whatever happens to this process
             sender.open()
             job.follow()
-            if self.settings.node and not self.slots(queue):
-                pools.ensure(self.settings, queue)
+            if self.settings.node and not self.slots(job.queue):
+                pools.ensure(self.settings, job.queue)
         except BaseException:
             job.forget()
             raise
-        return job, sender.run
 
     def attach(self, id_or_name: str) -> Job:
         """Return a job that was started here or elsewhere; see `nbmr.attach`."""
@@ -178,6 +261,7 @@ class Session:
         list of WorkerFacts
             Each has a `mismatch`: why it could not run this kernel's functions, or an empty text.
         """
+        self._counts.pop(str(queue), None)  # all that are there now
         listening = self.slots(queue) if queue is not None else 0
         if listening:
             return self.roster.look(_LOOK_SECONDS, expected=listening, queue=queue)
@@ -222,6 +306,10 @@ class Session:
             return ""
         if slots:
             return job.stall.check(queued)
+        return self._without_workers(queue)
+
+    def _without_workers(self, queue: str) -> str:
+        """Have workers started where that is ours to do; return what to tell who waits for some."""
         if hint := pools.hint(self.settings, queue):
             return hint
         if self.settings.node:

@@ -72,6 +72,8 @@ class Stall:
         BrokerError
             If some have been nowhere for long enough.
         """
+        if self._log.about.get("everywhere"):  # its tasks wait elsewhere
+            return ""
         gone = self._gone(queued)
         if not gone:
             return ""

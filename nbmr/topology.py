@@ -12,6 +12,7 @@
 ``nbmr.key``                  stream: by its messages a wrong key is noticed
 ``nbmr.events``               topic exchange: viewers ask (``ask``, ``ask.<queue>``), workers tell
                               (``worker.<queue>``); nothing is kept of it
+``nbmr.worker.<id>.<slot>``   a slot's own queue, for tasks that nobody else is to take; exclusive
 ``nbmr.inbox.<id>``           a worker's own queue, bound to what viewers ask; exclusive, goes with it
 ``nbmr.viewer.<id>``          a viewer's own queue, bound to what workers tell; exclusive, goes with it
 ============================  ==========================================================================
@@ -146,6 +147,12 @@ def jobs_stream() -> Queue:
 def key_stream() -> Queue:
     """Return the stream whose messages tell which key this broker is used with."""
     return _bounded_stream(KEY_STREAM, 1_000_000, {"x-stream-max-segment-size-bytes": 500_000})
+
+
+def own_queue(worker: str, slot: int) -> Queue:
+    """Return the queue of tasks that is a slot's own; RabbitMQ's default exchange leads there."""
+    arguments = _CLASSIC | {"x-consumer-timeout": CONSUMER_TIMEOUT}
+    return Queue(f"nbmr.worker.{worker}.{slot}", arguments, exclusive=True)
 
 
 def inbox(worker: str, queue: str) -> Queue:

@@ -22,7 +22,7 @@ import importlib.metadata
 import platform
 from functools import lru_cache
 
-from nbmr import __version__
+from nbmr.version import __version__
 
 #: How many leading numbers of a version have to agree.
 _AGREE = {"python": 2, "pandas": 1, "numpy": 1, "cloudpickle": 1, "nbmr": 2}

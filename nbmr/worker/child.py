@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TextIO
 
-from nbmr import codec, shipped, tracebacks
+from nbmr import cell, codec, shipped, tracebacks
 from nbmr.errors import PickleError
 from nbmr.worker import pipe
 
@@ -179,7 +179,10 @@ class Runner:
         if set(threading.enumerate()) - threads:
             return False
         trace = exc.__traceback__ if exc else None
-        return not any(frame.f_code.co_name == "<module>" for frame, _ in traceback.walk_tb(trace))
+        return not any(
+            frame.f_code.co_name == "<module>" and not frame.f_code.co_filename.startswith(cell.FILENAME)
+            for frame, _ in traceback.walk_tb(trace)
+        )
 
     def _run_units(
         self,

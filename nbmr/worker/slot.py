@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Seconds that the last results of an ending worker may take to be stored.
 LAST_ANSWER_SECONDS = 30.0
+#: Seconds that RabbitMQ may take to serve a new worker's subscriptions before it counts as ready anyway.
+SUBSCRIBE_SECONDS = 10.0
 #: Seconds before a task that this worker can't run goes back: time for another worker to be free.
 UNFIT_SECONDS = 1.0
 
@@ -77,6 +79,9 @@ class Slot(threading.Thread):
         #: Set while there is no subscription: RabbitMQ ended it, and took the delivery back.
         self._expired: DeliveryExpired | None = None
         self._consumer: Consumer | None = None
+        #: The subscription to the queue that is this slot's own.
+        self._own: Consumer | None = None
+        self._number = number
         self._job = ""
         self._running: _Running | None = None
         #: How many tasks were done, and how many gave a failure.
@@ -98,8 +103,9 @@ class Slot(threading.Thread):
 
     def drain(self) -> None:
         """Take no more tasks, finish the running one, and end."""
-        if self._consumer:
-            self._consumer.cancel()
+        for consumer in (self._consumer, self._own):
+            if consumer:
+                consumer.cancel()
         self._put(None)
 
     def kill(self) -> None:
@@ -134,6 +140,15 @@ class Slot(threading.Thread):
         try:
             self._guard.start()
             self._subscribe()
+            self._own = self._worker.broker.consume(
+                topology.own_queue(self._worker.id, self._number),
+                self._put,
+                prefetch=topology.PREFETCH,
+                on_lost=lambda error: _log.warning("slot %d lost its own queue: %s", self._number, error),
+            )
+            for consumer in (self._consumer, self._own):
+                if consumer:  # who counts a new worker's slots is to find them all
+                    consumer.subscribed.wait(SUBSCRIBE_SECONDS)
             self.ready.set()
             while (item := self._next()) is not None:
                 if isinstance(item, DeliveryExpired):
@@ -148,8 +163,9 @@ class Slot(threading.Thread):
         finally:
             with self._all_settled:
                 self._all_settled.wait_for(lambda: not self._unsettled, LAST_ANSWER_SECONDS)
-            if self._consumer:
-                self._consumer.close()
+            for consumer in (self._consumer, self._own):
+                if consumer:
+                    consumer.close()
             self._guard.close()
 
     def _subscribe(self) -> None:
@@ -216,7 +232,8 @@ class Slot(threading.Thread):
                     return
                 body = self._too_long(task, who, stop.args[0], attempt)
             except (Died, _Unfit) as trouble:
-                if attempt < topology.ATTEMPTS:
+                # nobody counts how often a task is given back to our own queue, and its process was meant
+                if attempt < topology.ATTEMPTS and delivery.consumer is not self._own:
                     worker.log(
                         task,
                         "died",
@@ -444,5 +461,7 @@ class Slot(threading.Thread):
 def _story(times: int, last: Died | _Unfit) -> str:
     """Tell why a task is lost."""
     if isinstance(last, Died):
+        if times == 1:
+            return f"its worker process died of {last}"
         return f"its worker process died {times} times, at last of {last}"
     return f"{times} attempts could not begin, at last because {last}"

@@ -59,6 +59,11 @@ class Teller(threading.Thread):
         )
         super().start()
 
+    @property
+    def listening(self) -> threading.Event:
+        """Set while it can be asked."""
+        return self._inbox.subscribed
+
     def stop(self) -> None:
         """Tell whoever looks that the worker is gone."""
         if self._ended.is_set():

@@ -27,7 +27,7 @@ from nbmr.signing import Signer
 from nbmr.worker.blobs import Blobs
 from nbmr.worker.janitor import Janitor
 from nbmr.worker.rejects import Rejects
-from nbmr.worker.slot import Slot
+from nbmr.worker.slot import SUBSCRIBE_SECONDS, Slot
 from nbmr.worker.teller import Teller
 
 #: Jobs that a worker remembers as over, or as alive.
@@ -143,6 +143,7 @@ class Worker:
             for slot in self.slots:
                 while not slot.ready.wait(0.2) and not self._stopping:
                     pass
+            self._teller.listening.wait(SUBSCRIBE_SECONDS)
             if not self._stopping:
                 self._on_ready()
             settled = time.monotonic() + SETTLE_SECONDS

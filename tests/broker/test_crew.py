@@ -128,8 +128,8 @@ def test_workers_of_another_version_are_marked(client, queue, other, tmp_path, s
     source = installed.resolve()
     installed.unlink()
     shutil.copytree(source, installed)
-    text = (installed / "__init__.py").read_text()
-    (installed / "__init__.py").write_text(text.replace(nbmr.__version__, "7.8.9"))
+    text = (installed / "version.py").read_text()
+    (installed / "version.py").write_text(text.replace(nbmr.__version__, "7.8.9"))
     command = [old / "bin" / "python", "-m", "nbmr", "worker", "--queue", queue]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     worker = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)

@@ -50,6 +50,7 @@ NAMES = [
     "attach",
     "connect",
     "doctor",
+    "everywhere",
     "jobs",
     "join_command",
     "map",

@@ -19,6 +19,7 @@ EVERY = [
     topology.control_stream(),
     topology.key_stream(),
     topology.inbox("ab", "gpu"),
+    topology.own_queue("ab", 0),
     topology.viewer("ab"),
 ]
 
