@@ -151,8 +151,7 @@ def key_stream() -> Queue:
 
 def own_queue(worker: str, slot: int) -> Queue:
     """Return the queue of tasks that is a slot's own; RabbitMQ's default exchange leads there."""
-    arguments = _CLASSIC | {"x-consumer-timeout": CONSUMER_TIMEOUT}
-    return Queue(f"nbmr.worker.{worker}.{slot}", arguments, exclusive=True)
+    return Queue(f"nbmr.worker.{worker}.{slot}", _CLASSIC, exclusive=True)
 
 
 def inbox(worker: str, queue: str) -> Queue:

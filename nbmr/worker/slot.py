@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nbmr import message, topology, versions
@@ -199,6 +199,11 @@ class Slot(threading.Thread):
         except ProtocolError as exc:
             worker.rejects.drop(delivery, exc)
             return
+        if delivery.consumer is self._own:
+            # Nobody else could have it, and a classic queue can't be told to wait for its end: so it is
+            # settled now, and without its channel it won't be again.
+            delivery.ack()
+            delivery = replace(delivery, channel=None)
         self._job = task.job
         try:
             with worker.at_work():

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,15 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from playwright.sync_api import expect, sync_playwright
 
 #: Seconds that anything in a page may take before a test gives up; what is fast on a free machine is not on a
 #: busy one.
 PATIENCE = 60.0
 
 ROOT = Path(__file__).parents[2]
-#: Another Python, whose ipykernel the notebooks are to run in: one with ipykernel 6, say.
-KERNEL = os.environ.get("NBMR_TEST_KERNEL", "")
+#: Another Python to run the notebooks in: one that has ipykernel 6 instead of 7.
+KERNEL = os.environ.get("NBMR_TEST_KERNEL_6", "")
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -127,10 +129,7 @@ class Lab:
 @pytest.fixture(scope="session")
 def lab(home: Path, chromium: str) -> Iterator[Lab]:
     """A JupyterLab server with folders of its own."""
-    from playwright.sync_api import sync_playwright  # noqa: F401 - a missing package is told before all that
-
     lab = Lab(home / "lab")
-    import time
 
     def eventually(condition: Callable[[], Any], seconds: float) -> Any:
         until = time.monotonic() + seconds
@@ -149,8 +148,6 @@ def lab(home: Path, chromium: str) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def browser(chromium: str, home: Path) -> Iterator[Any]:
     """Chromium without a window."""
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
         yield browser
@@ -187,12 +184,21 @@ class Notebook:
         self.cell(number).locator(".cm-content").click()
         self.page.keyboard.press("Control+Enter")
 
+    def choose(self, *path: str) -> None:
+        """Choose from the menu."""
+        menu, *items = path
+        self.page.get_by_role("menuitem", name=menu, exact=True).first.click()
+        for item in items:
+            self.page.locator(".lm-Menu-item", has_text=re.compile(rf"^{item}")).last.click()
+
+    def interrupt(self) -> None:
+        """Press the notebook's own stop button."""
+        self.page.get_by_role("button", name="Interrupt the kernel").click()
+
     def ended(self, number: int) -> None:
         """Wait until a cell is done."""
         prompt = self.cell(number).locator(".jp-InputPrompt")
-        from playwright.sync_api import expect
-
-        expect(prompt).to_have_text(re.compile(r"\[\d+\]"), timeout=PATIENCE * 1000)
+        expect(prompt).to_have_text(re.compile(r"\[\d+\]"))
 
     def save(self) -> Any:
         """Save it; return what the file has now."""
@@ -207,20 +213,21 @@ class Notebook:
 
 @pytest.fixture
 def notebook(lab: Lab, browser: Any, request: Any) -> Iterator[Callable[..., Notebook]]:
-    """Give a function that makes a notebook of these cells, and opens it; its kernel ends with the test."""
+    """Give a function that opens a notebook of these cells, or a saved one; its kernel ends with the test."""
     contexts: list[Any] = []
 
-    def notebook(*cells: str, name: str = "", **options: Any) -> Notebook:
-        name = name or f"{request.node.name}-{len(contexts)}.ipynb"
+    def notebook(*cells: str, file: Any = None, **options: Any) -> Notebook:
+        name = re.sub(r"\W", "_", f"{request.node.name}-{len(contexts)}") + ".ipynb"
         kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
         new = new_notebook(cells=[new_code_cell(c) for c in cells], metadata={"kernelspec": kernel})
-        nbformat.write(new, lab.notebooks / name)
+        nbformat.write(file or new, lab.notebooks / name)
+        expect.set_options(timeout=PATIENCE * 1000)
         context = browser.new_context(viewport={"width": 1000, "height": 900}, **options)
         contexts.append(context)
         context.set_default_timeout(PATIENCE * 1000)
         made = Notebook(context.new_page(), lab, name)
         made.open()
-        made.page.wait_for_timeout(3000)
+        made.wait_for_kernel()
         return made
 
     yield notebook
