@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         everywhere,
         jobs,
         join_command,
+        last_failure,
         map,  # noqa: A004 - the verb is named map
         shutdown,
         submit,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         BrokerError,
         BrokerUnreachable,
         ConfigError,
-        Failure,
         GatherError,
         JobCancelled,
         JobIncomplete,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         JobTimeout,
         NbmrError,
         NodeError,
+        NotReplayable,
         PickleError,
         RabbitMQNotFound,
         TaskError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         WorkerError,
         WrongKey,
     )
+    from nbmr.failures import Failure
     from nbmr.job import Job
 
 _HOMES = {
@@ -60,6 +62,7 @@ _HOMES = {
         "everywhere",
         "jobs",
         "join_command",
+        "last_failure",
         "map",
         "shutdown",
         "submit",
@@ -67,13 +70,13 @@ _HOMES = {
     ),
     "nbmr.client": ("Client",),
     "nbmr.cluster": ("Workers",),
+    "nbmr.failures": ("Failure",),
     "nbmr.job": ("Job",),
     "nbmr.errors": (
         "AccessRefused",
         "BrokerError",
         "BrokerUnreachable",
         "ConfigError",
-        "Failure",
         "GatherError",
         "JobCancelled",
         "JobIncomplete",
@@ -81,6 +84,7 @@ _HOMES = {
         "JobTimeout",
         "NbmrError",
         "NodeError",
+        "NotReplayable",
         "PickleError",
         "RabbitMQNotFound",
         "TaskError",
@@ -108,6 +112,7 @@ __all__ = [  # written out for readers and type checkers
     "JobTimeout",
     "NbmrError",
     "NodeError",
+    "NotReplayable",
     "PickleError",
     "RabbitMQNotFound",
     "TaskError",
@@ -123,6 +128,7 @@ __all__ = [  # written out for readers and type checkers
     "everywhere",
     "jobs",
     "join_command",
+    "last_failure",
     "map",
     "shutdown",
     "submit",

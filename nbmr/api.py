@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nbmr import config, joining, node, pools
+from nbmr import config, failures, joining, node, pools
 from nbmr.client import Client
 from nbmr.cluster import Workers
 from nbmr.examination import Report, examine
+from nbmr.failures import Failure
 from nbmr.job import Job
 from nbmr.progress import starting
 from nbmr.status import NO_BROKER, Status, look
@@ -133,6 +135,7 @@ def map(  # noqa: A001 - the name that users expect
     >>> nbmr.map(flights, lambda part: part.assign(speed=part.distance / part.air_time))  # doctest: +SKIP
     >>> nbmr.map(range(100), lambda x: x**2)  # doctest: +SKIP
     """
+    __tracebackhide__ = True
     return client(progress=progress).map(
         data, fn, *args, partitions=partitions, queue=queue, retries=retries, timeout=timeout,
         on_error=on_error, gather=gather, progress=progress, name=name, **kwargs,
@@ -202,6 +205,28 @@ def attach(id_or_name: str) -> Job:
     >>> nbmr.attach("clean").result()  # doctest: +SKIP
     """
     return client().attach(id_or_name)
+
+
+def last_failure() -> Failure:
+    """Return what failed in the last error that this session has shown.
+
+    For an error that nobody has caught, so that no variable holds it.
+
+    Returns
+    -------
+    Failure
+        With ``replay()``, which runs the function on the same data again here, and ``partition``, the data.
+
+    Raises
+    ------
+    NotReplayable
+        If that error was not a task's.
+
+    Examples
+    --------
+    >>> nbmr.last_failure().replay()  # and then %debug  # doctest: +SKIP
+    """
+    return failures.last_failure(getattr(sys, "last_value", None))
 
 
 def jobs() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from nbmr import joining
@@ -12,7 +13,7 @@ from nbmr.environment import Environment
 from nbmr.errors import ConfigError
 from nbmr.job import Job
 from nbmr.placed import Answer, answers, raise_failure
-from nbmr.progress import follow
+from nbmr.progress import awaiting, follow
 from nbmr.session import Session
 
 
@@ -49,12 +50,16 @@ class Client(Session):
         self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any
     ) -> Any:
         """Apply a function on workers, wait, and gather; see `nbmr.map`."""
+        __tracebackhide__ = True
         job, send = self.start(data, fn, args, options)
         try:
             with follow(job, progress):
                 try:
                     job.send(send)
-                    return job.result()
+                    try:
+                        return job.result()
+                    finally:
+                        job.keep_inputs()
                 finally:
                     job.forget()  # what is still running is ended, and nothing stays on the broker
         finally:
@@ -64,8 +69,8 @@ class Client(Session):
         self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any
     ) -> Job:
         """Start a job and return at once; see `nbmr.submit`."""
-        del progress  # a job shows itself where it is displayed
         job, send = self.start(data, fn, args, options)
+        job.following = partial(awaiting, job, progress)
         try:
             job.send_in_background(send)
         except BaseException:
@@ -95,6 +100,12 @@ class Client(Session):
                     job.forget()
         finally:
             job.forget()  # also where an interrupt came before or behind all that
+
+    def attach(self, id_or_name: str) -> Job:
+        """Return a job that was started here or elsewhere; see `nbmr.attach`."""
+        job = super().attach(id_or_name)
+        job.following = partial(awaiting, job)
+        return job
 
     def workers(
         self,

@@ -19,6 +19,7 @@
     ├── JobIncomplete                       the job's kernel died before all of it was sent
     ├── JobTimeout (TimeoutError)           ``result(timeout=…)`` waited long enough
     ├── VersionMismatch                     the two sides' packages don't mix
+    ├── NotReplayable (LookupError)         what failed can't be run again here; says why
     └── TaskError                           the function raised in a task
         ├── TaskTimeout (TimeoutError)      a task ran longer than its ``timeout``
         └── TaskLost                        a task's worker died under it, too often
@@ -26,8 +27,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbmr.failures import Failure
 
 
 class NbmrError(Exception):
@@ -101,40 +104,8 @@ class VersionMismatch(NbmrError):
     """Client and worker have versions of Python or of a package that don't mix."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What is known of a task (or item) that failed.
-
-    Its fields travel in the job's log, so they are the same in every kernel that follows the job.
-    """
-
-    #: ``"error"``, ``"timeout"``, ``"lost"`` or ``"versions"``.
-    reason: str
-    #: Partition number; for a list, the item's position.
-    partition: int
-    #: One line: what happened.
-    summary: str
-    #: The remote traceback, the user's frames first; empty where there is none.
-    traceback: str = ""
-    #: First and last index label of the partition, as text; empty for items.
-    rows: tuple[str, ...] = ()
-    #: Host name of the worker.
-    host: str = ""
-    #: Process id of the child that ran the task.
-    pid: int = 0
-    #: How often the task was tried.
-    attempts: int = 1
-    #: The last lines that the task printed.
-    output: str = ""
-    #: The original exception, where it could be unpickled; otherwise None.
-    exception: BaseException | None = field(default=None, compare=False, repr=False)
-
-    def error(self) -> NbmrError:
-        """Return the exception that stands for this failure."""
-        if self.reason == "versions":
-            return VersionMismatch(self.summary)
-        kind = {"timeout": TaskTimeout, "lost": TaskLost}.get(self.reason, TaskError)
-        return kind(self)
+class NotReplayable(NbmrError, LookupError):
+    """What failed can't be run again here, or its input can't be had; the message says why."""
 
 
 class TaskError(NbmrError):
@@ -143,8 +114,9 @@ class TaskError(NbmrError):
     Attributes
     ----------
     failure
-        A `Failure`: partition, rows, host, pid, attempts, traceback, output, and the original
-        exception, which is also this error's ``__cause__`` where it could be unpickled.
+        A `Failure`: number, rows, host, pid, attempts, traceback, output, and the original exception,
+        which is also this error's ``__cause__`` where it could be unpickled. Its ``partition`` is the data
+        that the function got, and its ``replay()`` runs the function on it here.
     """
 
     def __init__(self, failure: Failure) -> None:
@@ -152,20 +124,21 @@ class TaskError(NbmrError):
         self.failure = failure
 
     def __str__(self) -> str:
-        f = self.failure
-        rows = f" (rows {f.rows[0]} to {f.rows[-1]})" if f.rows else ""
-        tries = f" after {f.attempts} attempts" if f.attempts > 1 else ""
-        lines = [f"{f.summary}\n  in partition {f.partition}{rows}, on worker {f.host} (pid {f.pid}){tries}"]
-        if f.traceback:
-            lines.append(f.traceback.rstrip())
-        if f.output:
-            lines.append("last output:\n" + f.output.rstrip())
-        return "\n\n".join(lines)
+        return str(self.failure)
 
     @property
     def partition(self) -> int:
         """Number of the partition, or position of the item, that failed."""
-        return self.failure.partition
+        return self.failure.number
+
+    @property
+    def number(self) -> int:
+        """The same as `partition`, under the name that it has in `Failure`."""
+        return self.failure.number
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows of this error, in place of a traceback through nbmr."""
+        return self.failure.render(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.failure,)

@@ -11,7 +11,7 @@ from nbmr.panel import FAILURES, LIVE_LINES
 from nbmr.state import Line, Output, State, WorkerRow
 
 if TYPE_CHECKING:
-    from nbmr.errors import Failure
+    from nbmr.failures import Failure
     from nbmr.job import Job
 
 #: Shortest time between two updates of a view, and between two looks at the workers, in seconds.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable
 
 #: The longest summary or hint that is shown, in characters.
 _LONGEST = 400
@@ -88,6 +89,18 @@ def _last(text: str, longest: int) -> str:
     return text if len(text) <= longest else "…" + text[-longest:]
 
 
+def plain_lines(text: object) -> str:
+    r"""Make lines of any text: without control characters, but for line ends; tabs become blanks.
+
+    Examples
+    --------
+    >>> plain_lines("two\nlines\x1b[31m")
+    'two\nlines?[31m'
+    """
+    lines = str(text).expandtabs().splitlines()
+    return "\n".join("".join(char if char.isprintable() else "?" for char in line) for line in lines)
+
+
 def duration(seconds: float) -> str:
     """Write a duration as a person would, in seconds, minutes, hours or days.
 
@@ -151,6 +164,30 @@ def color(color: tuple[str, str]) -> str:
 def background(color: tuple[str, str]) -> str:
     """Write a colour of what is behind text as a style."""
     return f"background:{color[0]};background:{color[1]}"
+
+
+def folded(summary: object, text: object) -> str:
+    """Write lines of text as static HTML, folded under one line that says what they are."""
+    lines = html.escape(plain_lines(text))
+    return (
+        f'<details><summary style="cursor:pointer">{escape(summary)}</summary>'
+        f'<pre style="margin:4px 0;max-height:24em;overflow:auto;white-space:pre-wrap;text-align:left;'
+        f'{color(TEXT)};background:transparent">{lines}</pre></details>'
+    )
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[str]], notes: Iterable[str] = ()) -> str:
+    """Write a table as static HTML; its cells are HTML already, headings and notes are text."""
+    cell = "text-align:left;vertical-align:top;padding:2px 10px 2px 0;overflow-wrap:anywhere"
+    head = "".join(f'<th style="{cell}">{escape(heading)}</th>' for heading in headings)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{cell}">{content}</td>' for content in row) + "</tr>" for row in rows
+    )
+    more = "".join(f'<div style="opacity:0.75">{escape(note)}</div>' for note in notes)
+    return (
+        f'<div style="{BOX}"><table style="border-collapse:collapse">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}</div>"
+    )
 
 
 def message(line: str) -> str:

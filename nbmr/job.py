@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import wait
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from nbmr import frames, message, registry, topology
+from nbmr.arrivals import LOOK_SECONDS, Arrivals, read_again, until
 from nbmr.broker import NotFound
-from nbmr.errors import BrokerError, Failure, JobCancelled, JobNotFound, JobTimeout
+from nbmr.errors import BrokerError, JobCancelled, JobNotFound, JobTimeout
+from nbmr.failures import Failures
+from nbmr.inputs import Inputs
 from nbmr.joblog import JobLog, Member, OutputLine, Progress, Status, Written
-from nbmr.outcome import Outcome, warn_of
+from nbmr.outcome import values_of, warn_of
 from nbmr.roster import WorkerFacts
 from nbmr.sending import Sending
 from nbmr.stall import Stall
@@ -23,8 +28,6 @@ if TYPE_CHECKING:
     from nbmr.broker import Broker
     from nbmr.signing import Signer
 
-#: Seconds between two looks at what may keep a job from going on.
-_LOOK_SECONDS = 1.0
 #: Seconds to wait for RabbitMQ when a job is deleted; it is deleted anyway, as soon as RabbitMQ can.
 _PATIENCE = 2.0
 
@@ -59,7 +62,11 @@ class Job:
         self._sending: Sending | None = None
         #: Why its log can't be read any more.
         self._unreadable: BrokerError | None = None
+        #: What shows the job while it is awaited.
+        self.following: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         self._gathered: list[Any] = []
+        #: Held while the results are gathered.
+        self._gathering = threading.RLock()
         self._forgotten = False
         self._hint = ""
         self._stopping: Any = None
@@ -70,6 +77,7 @@ class Job:
         #: Tells of the workers that live, while somebody looks.
         self.roster: Callable[[], list[WorkerFacts]] = list
         log.on_end = self._on_end
+        log.inputs = self._inputs = Inputs(broker, signer, log.job)
         #: Whether its tasks are lost.
         self.stall = Stall(log, broker, signer)
 
@@ -99,9 +107,9 @@ class Job:
         return self._log.progress()
 
     @property
-    def failures(self) -> list[Failure]:
-        """What failed so far."""
-        return self._log.failures()
+    def failures(self) -> Failures:
+        """What failed so far: a list that is shown as a table; each can be run again by its ``replay()``."""
+        return Failures(self._log.failures())
 
     @property
     def output(self) -> str:
@@ -218,7 +226,7 @@ class Job:
             If waiting is in vain: the workers can't be started, say.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        next_look = time.monotonic() + _LOOK_SECONDS
+        next_look = time.monotonic() + LOOK_SECONDS
         while True:
             with self._log.changed:
                 if self._log.ended:
@@ -230,7 +238,7 @@ class Job:
                 self._log.changed.wait(max(patience, 0.0))
             if time.monotonic() >= next_look:
                 self.look()
-                next_look = time.monotonic() + _LOOK_SECONDS
+                next_look = time.monotonic() + LOOK_SECONDS
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the end and gather.
@@ -261,6 +269,7 @@ class Job:
         >>> job.result()  # doctest: +SKIP
         [1, 2, 3]
         """
+        __tracebackhide__ = True
         if self._gathered:
             return self._gathered[0]
         if not self.wait(timeout):
@@ -271,41 +280,51 @@ class Job:
         self._raise_why_it_failed()
         if self.failures:
             warn_of(self.failures, self._log.total, self.name or self.id)
-        self._gathered = [self._gather(consume=True)]
-        return self._gathered[0]
+        with self._gathering:  # one thread does; the others that wait here get the same
+            if not self._gathered:
+                self._gathered = [self._gather(consume=True)]
+            return self._gathered[0]
 
     def _raise_why_it_failed(self) -> None:
         """Raise what ended the job before its time, if anything did."""
+        __tracebackhide__ = True
         if error := self._unreadable or (self._sending and self._sending.error):
             raise error
         if self.status == Status.CANCELLED:
             raise JobCancelled(f"Job {self.name or self.id} was cancelled.")
         if self.failures and self._log.about.get("on_error") != "keep":
-            failure = min(self.failures, key=lambda f: f.partition)
+            failure = min(self.failures, key=lambda f: f.number)
             raise failure.error() from failure.exception
 
     def partial(self) -> Any:
-        """Gather what is done so far, in order; failed and missing partitions are left out."""
-        if self._gathered:
-            return self._gathered[0]
-        return self._gather(consume=False)
+        """Gather what is done so far, in order.
+
+        Partitions that are not done yet are left out. What failed is left out of a frame too, and stands as a
+        `Failure` in a list.
+        """
+        with self._gathering:
+            return self._gathered[0] if self._gathered else self._gather(consume=False)
+
+    def keep_inputs(self) -> None:
+        """Read what the first failures need for their ``replay()``, so that they need the job no longer."""
+        if self._log.failed and self.status == Status.FAILED:
+            self._inputs.load(self._log.failed_tasks())
 
     def _gather(self, *, consume: bool) -> Any:
         how = self._log.about.get("gather", "auto")
         of_frame = bool(self._log.about.get("of_frame"))
         with self._log.changed:
             outcomes = [self._log.outcomes[task] for task in sorted(self._log.outcomes)]
-        failed = {failure.partition: failure for failure in self.failures} if self._log.failed else {}
+        standing = {} if of_frame or not self._log.failed else {f.number: f for f in self.failures}
         # what gather() copies from need not be writable; what it hands on as it is must be
-        values = self._values(outcomes, failed, writable=False)
+        values = values_of(outcomes, standing, writable=False)
         copied = how != "list" and all(value is None or is_frame(value) for value in values)
         views = any(len(outcome.layout) > 1 for outcome in outcomes)
         if views and (not copied or sum(value is not None for value in values) <= 1):
-            values = self._values(outcomes, failed, writable=True)
+            values = values_of(outcomes, standing, writable=True)
         if not consume:
             return frames.gather(values, of_frame=of_frame, how=how)
-        with self._log.changed:  # the messages are let go one by one, as they are copied
-            self._log.outcomes = dict.fromkeys(self._log.outcomes, Outcome(0, 0, None, [], {}))
+        self._log.let_go()  # the messages go one by one, as they are copied
         outcomes.clear()
         try:
             return frames.gather(values, of_frame=of_frame, how=how)
@@ -313,59 +332,73 @@ class Job:
             self._start_over()
             raise
 
-    def _values(self, outcomes: list[Outcome], failed: dict[int, Failure], *, writable: bool) -> list[Any]:
-        """Decode in order; failed units are left out of a frame, and stand as `Failure` in a list."""
-        values: list[Any] = []
-        for outcome in outcomes:
-            for number, value in enumerate(outcome.values(writable=writable), outcome.start):
-                if number not in failed:
-                    values.append(value)
-                elif not self._log.about.get("of_frame"):
-                    values.append(failed[number])
-        return values
-
     def _start_over(self) -> None:
         """Read the log again from its beginning, since what had been read of it is gone."""
         if not self._forgotten:
-            self._log = JobLog(self.id, self._signer, on_end=self._on_end)
+            self._log = JobLog(self.id, self._signer, on_end=self._on_end, inputs=self._inputs)
             send_again, self.stall = self.stall.send_again, Stall(self._log, self._broker, self._signer)
             self.stall.send_again = send_again
             self.follow()
 
+    def _read_again(self) -> JobLog:
+        """Return a log that is read from its beginning, for a loop: what was gathered was given away."""
+        if self._forgotten:
+            raise JobNotFound(f"Job {self.name or self.id} was forgotten; its result() is still here.")
+        return read_again(self._broker, self._signer, self.id)
+
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """Yield ``(number, result)`` as results arrive; the number is the partition's or the item's."""
-        if self._gathered:  # what was gathered was given away; the log still has it
-            if self._forgotten:
-                raise JobNotFound(f"Job {self.name or self.id} was forgotten; its result() is still here.")
-            self._start_over()
-        seen = 0
-        while True:
-            for outcome in self._log.arrived(seen):
-                seen += 1
-                failed = outcome.failures
-                for unit, value in enumerate(outcome.values(writable=True)):
-                    if unit not in failed:
-                        yield outcome.start + unit, value
-            if self._log.ended and seen >= len(self._log.outcomes):
-                break
-            with self._log.changed:
-                if not self._log.ended and seen >= len(self._log.outcomes):
-                    self._log.changed.wait(_LOOK_SECONDS)
-            self.look()
-        self._raise_why_it_failed()
+        """Yield ``(number, result)`` as results arrive; the number is the partition's or the item's.
+
+        What failed is left out. If it ends the job, its error is raised behind the results that there are. A
+        loop that is left early leaves the job as it is.
+        """
+        arrivals = Arrivals(self._log, self._read_again)
+        next_look = time.monotonic() + LOOK_SECONDS
+        try:
+            while not arrivals.over:
+                yield from arrivals.take()
+                with arrivals.log.changed:
+                    if not arrivals.ready:
+                        arrivals.log.changed.wait(max(0.0, next_look - time.monotonic()))
+                if time.monotonic() >= next_look:
+                    self.look()
+                    next_look = time.monotonic() + LOOK_SECONDS
+        finally:
+            arrivals.close()
+        self._end_loop(arrivals)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Any]]:
         """Like iterating, without blocking the event loop."""
-        iterator, end = iter(self), object()
-        while (item := await asyncio.to_thread(next, iterator, end)) is not end:
-            yield item  # type: ignore[misc]  # it is not the end
+        arrivals = Arrivals(self._log, self._read_again)
+        try:
+            while not arrivals.over:
+                for item in arrivals.take():
+                    yield item
+                await until(arrivals.log, lambda: arrivals.ready, self.look)
+        finally:
+            arrivals.close()
+        self._end_loop(arrivals)
+
+    def _end_loop(self, arrivals: Arrivals) -> None:
+        """Raise why a loop has ended before its time, if it has."""
+        __tracebackhide__ = True
+        if arrivals.deleted:
+            raise JobNotFound(f"Job {self.name or self.id} was forgotten; its result() is still here.")
+        self._raise_why_it_failed()
 
     def __await__(self) -> Generator[Any, None, Any]:
-        """Wait for `result` without blocking the event loop; in a notebook, under a live panel."""
-        from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed
+        """Wait for `result` without blocking the event loop; in a notebook, show the job meanwhile.
 
-        widgets.show_awaited(self)
-        return asyncio.to_thread(self.result).__await__()
+        Cancelling the task that waits (the stop button of an async cell does) ends the waiting, as an
+        interrupt ends `result`: the job goes on until it is done or `cancel` is called.
+        """
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Any:
+        __tracebackhide__ = True
+        with self.following() if not self._log.ended else contextlib.nullcontext():
+            await until(self._log, lambda: self._log.ended, self.look)
+            return await asyncio.to_thread(self.result)
 
     # ---------------------------------------------------------------- ending
 

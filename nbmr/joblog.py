@@ -7,10 +7,11 @@ delivered twice counts once.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
@@ -18,13 +19,17 @@ from typing import Any
 
 from nbmr import message
 from nbmr.broker import Delivery
-from nbmr.errors import Failure, ProtocolError
+from nbmr.errors import ProtocolError
+from nbmr.failures import Failure
+from nbmr.inputs import Given, Inputs
 from nbmr.message import Message
 from nbmr.outcome import Chunks, Outcome, failure
 from nbmr.signing import Signer
 
 #: Lines of output that are kept.
 OUTPUT_LINES = 1000
+#: The kinds of messages in a job's log.
+_KINDS = ("opened", "sending", "started", "output", "input", "result", "chunk", "died", "sealed", "kept")
 
 
 class Status(StrEnum):
@@ -146,8 +151,12 @@ class JobLog:
     output_total: int = 0
     output_dropped: int = 0
     output_version: int = 0
+    #: Whether the results were let go, since they were gathered.
+    given_away: bool = False
     #: Whether results are let go as soon as they are counted.
     counts_only: bool = False
+    #: What failed tasks were given; None if nobody will ask.
+    inputs: Inputs | None = field(default=None, repr=False)
     #: What readers of the log left there to find again.
     marks: set[str] = field(default_factory=set, repr=False)
     #: When the job was opened, when its sender last said that it is at it, and when anybody wrote into its
@@ -168,12 +177,13 @@ class JobLog:
     _told: dict[str, int] = field(default_factory=dict, repr=False)
     #: Large results on their way, by their run.
     _chunks: dict[str, Chunks] = field(default_factory=dict, repr=False)
-    _failed: list[tuple[int, dict[str, Any], dict[str, Any], list[str]]] = field(
+    _failed: list[tuple[int, dict[str, Any], dict[str, Any], list[str], Given | None]] = field(
         default_factory=list, repr=False
     )
     _failures: list[Failure] = field(default_factory=list, repr=False)
     _decoding: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _work_seconds: float = 0.0
+    _listeners: list[Callable[[], None]] = field(default_factory=list, repr=False)
     #: For each task the stories of its attempts that came to nothing; with the unit they are about, or None.
     _deaths: dict[int, list[tuple[int | None, str]]] = field(default_factory=dict, repr=False)
 
@@ -241,6 +251,29 @@ class JobLog:
             self._failures += [failure(*args) for args in self._failed[len(self._failures) :]]
             return list(self._failures)
 
+    @contextlib.contextmanager
+    def telling(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Have a function called whenever something has changed, until the block ends; it must be quick."""
+        with self.changed:
+            self._listeners.append(wake)
+        try:
+            yield
+        finally:
+            with self.changed:
+                self._listeners.remove(wake)
+
+    def _tell(self) -> None:
+        """Wake everybody who waits for something new; with `changed` held."""
+        self.changed.notify_all()
+        for wake in self._listeners:
+            wake()
+
+    def failed_tasks(self) -> list[int]:
+        """Return the tasks in which something failed and whose inputs are in the log, by their units."""
+        with self.changed:
+            given = [given for *_, given in sorted(self._failed, key=lambda failed: failed[0])]
+        return list(dict.fromkeys(one.task for one in given if one is not None and one.logged))
+
     def end(self, status: Status) -> bool:
         """Come to an end, if it hasn't yet; return whether this call did it."""
         with self.changed:
@@ -253,25 +286,14 @@ class JobLog:
                 self.ended_at = min(self.ended_at, self.started_at + max(0.0, self.heard_at - self.opened_at))
             self._running.clear()
             self._chunks.clear()
-            self.changed.notify_all()
+            self._tell()
         self.on_end(status)
         return True
 
     def read(self, delivery: Delivery) -> None:
         """Take one message of the log; what is not genuine is counted, and otherwise ignored."""
         try:
-            entry = message.unseal(self.signer, delivery.body).expect(
-                "opened",
-                "sending",
-                "started",
-                "output",
-                "result",
-                "chunk",
-                "died",
-                "sealed",
-                "kept",
-                job=self.job,
-            )
+            entry = message.unseal(self.signer, delivery.body).expect(*_KINDS, job=self.job)
         except ProtocolError:
             with self.changed:
                 self.rejected += 1
@@ -281,11 +303,15 @@ class JobLog:
         with self.changed:
             try:
                 self.heard_at = max(self.heard_at, entry.time)
-                getattr(self, f"_on_{entry.kind}")(entry)
+                if entry.kind == "input":
+                    if self.inputs is not None:
+                        self.inputs.note(entry, delivery.offset)
+                else:
+                    getattr(self, f"_on_{entry.kind}")(entry)
             except (ProtocolError, KeyError, ValueError, TypeError):  # signed, but of another version of nbmr
                 self.rejected += 1
             status = self._ending()
-            self.changed.notify_all()
+            self._tell()
         if status:
             self.end(status)
 
@@ -405,7 +431,10 @@ class JobLog:
         deaths = self._deaths.get(entry.task, [])
         for unit, why in failures.items():
             story = [story for about, story in deaths if about in (None, unit)]
-            self._failed.append((fields["start"] + unit, why, fields, story))
+            given = None
+            if self.inputs is not None and "input" in fields:
+                given = self.inputs.of(entry.task, unit, logged=fields["input"])
+            self._failed.append((fields["start"] + unit, why, fields, story, given))
 
     def seconds_per_unit(self) -> float | None:
         """Return how long a unit takes a worker on average; None before the first result."""
@@ -413,7 +442,14 @@ class JobLog:
             finished = self.done + self.failed
             return self._work_seconds / finished if finished else None
 
-    def arrived(self, after: int) -> list[Outcome]:
-        """Return the outcomes that came since the first `after` ones."""
+    def arrived(self, after: int) -> list[tuple[int, Outcome]] | None:
+        """Return the tasks that came since the first `after` ones; None if their results were let go."""
         with self.changed:
-            return list(islice(self.outcomes.values(), after, None))
+            return None if self.given_away else list(islice(self.outcomes.items(), after, None))
+
+    def let_go(self) -> None:
+        """Let all results go: whoever gathers them has them. The counts stay."""
+        with self.changed:
+            self.given_away = True
+            self._tell()
+            self.outcomes = dict.fromkeys(self.outcomes, Outcome(0, 0, None, [], {}))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from nbmr import codec, schema, tracebacks
-from nbmr.errors import Failure, ProtocolError
+from nbmr.errors import ProtocolError
+from nbmr.failures import Failure, Input
 
 #: Bytes by which a chunk may come before its turn: more than a worker sends unconfirmed.
 _EARLY_BYTES = 64 << 20
@@ -111,7 +112,9 @@ class Chunks:
         return self.received == len(self.body) == size
 
 
-def failure(number: int, why: dict[str, Any], fields: dict[str, Any], story: list[str]) -> Failure:
+def failure(
+    number: int, why: dict[str, Any], fields: dict[str, Any], story: list[str], given: Input | None = None
+) -> Failure:
     """Return what is known of a unit that failed.
 
     Parameters
@@ -124,12 +127,15 @@ def failure(number: int, why: dict[str, Any], fields: dict[str, Any], story: lis
         Those of the answer.
     story
         What was told of its attempts that came to nothing.
+    given
+        What it was given.
     """
     encoded = why.get("exception")
     return Failure(
         reason=why["reason"],
-        partition=number,
+        number=number,
         summary=why["summary"],
+        where=why.get("where", ""),
         traceback=why.get("traceback", "") or "\n".join(story),
         rows=tuple(fields.get("rows", ())),
         host=fields["host"],
@@ -137,13 +143,36 @@ def failure(number: int, why: dict[str, Any], fields: dict[str, Any], story: lis
         attempts=max(why["attempts"], fields.get("attempt", 1)),
         output=why.get("output", fields.get("output", "")),
         exception=tracebacks.decode_exception(base64.b64decode(encoded)) if encoded else None,
+        given=given,
     )
+
+
+def values_of(outcomes: list[Outcome], standing: dict[int, Failure], *, writable: bool) -> list[Any]:
+    """Decode the values of outcomes, in their order.
+
+    Parameters
+    ----------
+    outcomes
+        What to decode.
+    standing
+        The failures that stand in place of their values, by number; others are left out.
+    writable
+        Whether arrays must be writable.
+    """
+    values: list[Any] = []
+    for outcome in outcomes:
+        for unit, value in enumerate(outcome.values(writable=writable)):
+            if unit not in outcome.failures:
+                values.append(value)
+            elif outcome.start + unit in standing:
+                values.append(standing[outcome.start + unit])
+    return values
 
 
 def warn_of(failures: list[Failure], total: int | None, job: str) -> None:
     """Warn, at the user's own line, of failures that a job was told to live with."""
-    failures = sorted(failures, key=lambda failure: failure.partition)
-    numbers = ", ".join(str(failure.partition) for failure in failures[:_NAMED])
+    failures = sorted(failures, key=lambda failure: failure.number)
+    numbers = ", ".join(str(failure.number) for failure in failures[:_NAMED])
     more = ", …" if len(failures) > _NAMED else ""
     warnings.warn(
         f"{len(failures)} of {total} failed in job {job} (numbers {numbers}{more}); the first of"

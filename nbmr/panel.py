@@ -7,7 +7,7 @@ changed.
 from __future__ import annotations
 
 from nbmr import html
-from nbmr.errors import Failure
+from nbmr.failures import Failure
 from nbmr.state import Output, State, WorkerRow, facts, more, title
 
 #: How many workers and failures have a row.

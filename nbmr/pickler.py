@@ -164,7 +164,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         if filename not in self._needed:
             text = "".join(linecache.getlines(filename, function.__globals__))
             useful = 0 < len(text) <= MAX_CELL and not modules.is_library_file(filename)
-            needed = _Needed(shipped.install_cell, filename, text, _cell_label(filename)) if useful else None
+            label = shipped.cell_label(filename)
+            needed = _Needed(shipped.install_cell, filename, text, label) if useful else None
             self._needed[filename] = needed
         return self._needed[filename]
 
@@ -180,13 +181,3 @@ def _named(obj: Any, module: str) -> Any:
     for part in str(getattr(obj, "__qualname__", "<locals>")).split("."):
         found = getattr(found, part, None)
     return found
-
-
-def _cell_label(filename: str) -> str:
-    """Return what IPython calls the cell that was compiled under this file name: ``"Cell In[5]"``."""
-    ipython = sys.modules.get("IPython")
-    try:
-        label, name = ipython.get_ipython().compile.format_code_name(filename)  # type: ignore[union-attr]
-    except (AttributeError, TypeError):  # no IPython, no shell, an older one, or not a cell
-        return ""
-    return f"{label} {name}"

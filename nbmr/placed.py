@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbmr import message, topology
 from nbmr.broker import Body, Broker
-from nbmr.errors import Failure
+from nbmr.failures import Failure
 from nbmr.joblog import JobLog
 from nbmr.roster import Roster, WorkerFacts
 from nbmr.sender import Sender
@@ -154,7 +154,7 @@ class Answer:
 def answers(job: Job, places: tuple[Place, ...]) -> list[Answer]:
     """Wait for the job's end, and return what came of it in each place."""
     values = dict(job)
-    failures = {failure.partition: failure for failure in job.failures}
+    failures = {failure.number: failure for failure in job.failures}
     printed: dict[int, list[str]] = {}
     for line in job.output_lines():
         printed.setdefault(line.task, []).append(f"{line.text}\n")

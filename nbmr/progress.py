@@ -58,6 +58,20 @@ def follow(job: Job, show: bool | str = True) -> AbstractContextManager[None]:
             return nullcontext()
 
 
+def awaiting(job: Job, show: bool | str = True) -> AbstractContextManager[None]:
+    """Show the progress of a job that is awaited: as `follow`, but a notebook's panel stays to the job's end.
+
+    Parameters
+    ----------
+    job, show
+        As for `follow`.
+    """
+    if _where(show) == "notebook":
+        widgets.show_awaited(job)
+        return nullcontext()
+    return follow(job, show)
+
+
 def starting(show: bool | str = True) -> AbstractContextManager[Callable[[str], None]]:
     """Show one line at a time of what is waited for; it is gone when the block ends.
 

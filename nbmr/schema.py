@@ -94,7 +94,17 @@ def failure(value: Any) -> bool:
 
 
 #: What a failure may say besides.
-_SAID = {"traceback": _text, "exception": _text, "output": _text}
+_SAID = {"traceback": _text, "exception": _text, "output": _text, "where": _text}
+#: What has to be known of a task to call its function on its data.
+_INPUT = {
+    "start": whole,
+    "count": count,
+    "inline": whole,
+    "function_layout": layout,
+    "function_blob": _or_none(_blob),
+    "data_layout": layout,
+    "data_blob": _or_none(_blob),
+}
 
 _SLOT = {
     "state": _one_of("idle", "running"),
@@ -114,24 +124,19 @@ def _slot(value: Any) -> bool:
 #: Fields that must be there, and fields that may be, by kind.
 KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
     "task": (
-        {
-            "start": whole,
-            "count": count,
+        _INPUT
+        | {
             "rows": _each(_text),
             "queue": _text,
             "timeout": _or_none(number),
             "retries": whole,
             "stop_at_error": _flag,
             "versions": _versions,
-            "inline": whole,
             "function": _text,
-            "function_layout": layout,
-            "function_blob": _or_none(_blob),
-            "data_layout": layout,
-            "data_blob": _or_none(_blob),
         },
         {"layout": layout, "name": _text},
     ),
+    "input": (_INPUT, {"layout": layout}),
     "blob": ({"name": name, "offset": whole}, {}),
     "opened": (
         {"units": _or_none(whole)},
@@ -170,6 +175,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "dropped": whole,
             "attempt": whole,
             "seconds": number,
+            "input": _flag,
         },
     ),
     "job": (

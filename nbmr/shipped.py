@@ -183,8 +183,15 @@ def install_cell(filename: str, text: str, label: str) -> None:
 
 
 def cell_label(filename: str) -> str:
-    """``"Cell In[5]"`` for the file name of a notebook's cell that was sent; otherwise empty."""
-    return _labels.get(filename, "")
+    """``"Cell In[5]"`` for the file name of a notebook's cell, of this kernel or sent; otherwise empty."""
+    if filename in _labels:
+        return _labels[filename]
+    ipython = sys.modules.get("IPython")
+    try:
+        label, name = ipython.get_ipython().compile.format_code_name(filename)  # type: ignore[union-attr]
+    except (AttributeError, TypeError):  # no IPython, no shell, an older one, or not a cell
+        return ""
+    return f"{label} {name}"
 
 
 def _show_lines(filename: str, text: str) -> None:

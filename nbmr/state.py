@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from nbmr import html
-from nbmr.errors import Failure
+from nbmr.failures import Failure
 
 _ENDED = ("done", "failed", "cancelled")
 #: How many failures, and lines of output, the text of a job has.
@@ -133,9 +133,9 @@ def title(failure: Failure) -> str:
     >>> title(Failure("error", 7, "ValueError: bad", rows=("70", "79"), host="node1", pid=42, attempts=3))
     'Partition 7 (rows 70 to 79): ValueError: bad, on node1 (pid 42) after 3 attempts'
     """
-    number = f"Number {failure.partition}"
+    number = f"Number {failure.number}"
     if failure.rows:
-        number = f"Partition {failure.partition} (rows {failure.rows[0]} to {failure.rows[-1]})"
+        number = f"Partition {failure.number} (rows {failure.rows[0]} to {failure.rows[-1]})"
     where = f", on {failure.host} (pid {failure.pid})" if failure.host else ""
     tries = f" after {failure.attempts} attempts" if failure.attempts > 1 else ""
     return f"{number}: {html.plain(failure.summary)}{where}{tries}"

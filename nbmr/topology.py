@@ -19,12 +19,13 @@
 
 Kinds of messages. In a task queue: ``task``. In a job's log: ``opened`` (what the job is), ``sending`` (its
 kernel is at it), ``started``, ``output`` (what a task prints; a result has what came last), ``result``,
-``chunk`` (part of a result that is too large for one message),
-``died`` (a child died under a task), ``sealed`` (all tasks are sent), ``kept`` (somebody waits for it). In a
-blob: ``blob``. In the registry: ``job``, ``made`` (a blob of a job), ``unwanted`` (to be deleted),
-``forgotten`` (it is deleted), ``mark`` (whoever wrote it has read the registry when it sees it). In control:
-``cancel`` (a job, or one task of it). In key: ``key``. In events: ``ask`` (somebody looks at the workers),
-``worker`` (what a worker tells of itself for as long as somebody does).
+``chunk`` (part of a result that is too large for one message), ``died`` (a child died under a task),
+``input`` (what a failed task was given, ahead of the ``result`` that tells of it), ``sealed`` (all tasks are
+sent), ``kept`` (somebody waits for it). In a blob: ``blob``. In the registry: ``job``, ``made`` (a blob of a
+job), ``unwanted`` (to be deleted), ``forgotten`` (it is deleted), ``mark`` (whoever wrote it has read the
+registry when it sees it). In control: ``cancel`` (a job, or one task of it). In key: ``key``. In events:
+``ask`` (somebody looks at the workers), ``worker`` (what a worker tells of itself for as long as somebody
+does).
 """
 
 from __future__ import annotations

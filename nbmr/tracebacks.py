@@ -15,6 +15,10 @@ from nbmr.modules import is_library_file
 MAX_FRAMES = 30
 MAX_CHAIN = 8
 MAX_TEXT = 4_000
+#: Source lines that stand above and below the one that failed, and how many characters of each.
+AROUND, MAX_LINE = 2, 200
+#: Stands before the library frames in what `format_remote` writes.
+LIBRARY = "\nLibrary frames, outermost first:\n"
 #: Largest encoded exception that travels, in bytes.
 MAX_ENCODED = 256 * 1024
 
@@ -45,8 +49,53 @@ def format_remote(exc: BaseException) -> str:
             blocks.append(joint)
     if library:
         shown = library if len(library) <= MAX_FRAMES else library[-MAX_FRAMES:]
-        blocks.append("\nLibrary frames, outermost first:\n" + "\n".join(shown))
+        blocks.append(LIBRARY + "\n".join(shown))
     return "\n".join(blocks) + "\n"
+
+
+def failing_line(exc: BaseException) -> str:
+    """Write the user's own line that an exception comes from, with those around it; empty if none is.
+
+    Parameters
+    ----------
+    exc
+        The exception, with its ``__traceback__``.
+    """
+    own = [tb for is_library, tb in _frames(exc.__traceback__) if not is_library]
+    return excerpt(own[-1]) if own else ""
+
+
+def own_lines(tb: TracebackType | None) -> list[str]:
+    """Write the lines of the user's by which an exception came to where it was caught, outermost first."""
+    return _shorten([excerpt(each, around=0) for is_library, each in _frames(tb) if not is_library])
+
+
+def excerpt(tb: TracebackType, around: int = AROUND) -> str:
+    """Write where a frame is: its file or cell, and its line among so many above and below it.
+
+    Examples
+    --------
+    ::
+
+        Cell In[5], line 7, in clean
+              6     factor = part["x"]
+        ----> 7     return 1 / factor
+    """
+    code, number = tb.tb_frame.f_code, tb.tb_lineno
+    linecache.lazycache(code.co_filename, tb.tb_frame.f_globals)
+    place = shipped.cell_label(code.co_filename) or f'File "{code.co_filename}"'
+    name = "" if code.co_name == "<module>" else f", in {code.co_name}"
+    lines = [f"{place}, line {number}{name}"]
+    try:
+        source = linecache.getlines(code.co_filename, tb.tb_frame.f_globals)
+    except Exception:  # noqa: BLE001 - a loader's get_source may raise
+        source = []
+    if not 0 < number <= len(source):
+        return lines[0]
+    for at in range(max(1, number - around), min(len(source), number + around) + 1):
+        mark = "---->" if at == number else "     "
+        lines.append(f"{mark} {at} {source[at - 1].rstrip()[:MAX_LINE]}".rstrip())
+    return "\n".join(lines)
 
 
 def encode_exception(exc: BaseException) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Large payloads: read from their stream once, kept in a file without a name.
+"""A worker's large payloads: each read from its stream once, kept in a file without a name.
 
 A child maps the file into its memory; slots of one worker share its pages. A file without a name is gone with
 its last user, however that ends.
@@ -7,28 +7,19 @@ its last user, however that ends.
 from __future__ import annotations
 
 import os
-import queue
-import tempfile
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, BinaryIO
 from weakref import WeakValueDictionary
 
-from nbmr import message, topology
-from nbmr.broker import Broker, Delivery, NotFound
-from nbmr.errors import BrokerError, ProtocolError
+from nbmr.blobfile import read
+from nbmr.broker import Broker
+from nbmr.errors import ProtocolError
 from nbmr.signing import Signer
 
 #: Bytes of blobs that a worker keeps for later tasks.
 KEPT_BYTES = 2 << 30
-#: Seconds without any chunk after which a blob is given up.
-_STALLED = 60.0
-
-
-class BlobGone(BrokerError):
-    """The blob was deleted: its job is over."""
 
 
 class Blobs:
@@ -96,65 +87,4 @@ class Blobs:
             self._kept.popitem(last=False)[1].close()
 
     def _read(self, job: str, reference: dict[str, Any], cancelled: Callable[[], bool]) -> BinaryIO:
-        size = reference["size"]
-        chunks: queue.SimpleQueue[Delivery | BrokerError] = queue.SimpleQueue()
-        file = tempfile.TemporaryFile(prefix="nbmr-")  # noqa: SIM115 - it lives as long as the blob is kept
-        consumer = self._broker.consume(
-            topology.blob(job, reference["name"]), chunks.put, prefetch=4, offset="first", on_lost=chunks.put
-        )
-        try:
-            os.truncate(file.fileno(), size)
-            missing, since = {0: size} if size else {}, time.monotonic()
-            while missing:
-                item = _next(chunks, job, since, cancelled)
-                if item is None:
-                    if self._broker.trouble:
-                        since = time.monotonic()
-                    continue
-                since = time.monotonic()
-                self._write(file, job, reference, item, missing)
-                item.ack()
-        except BaseException:
-            file.close()
-            raise
-        finally:
-            consumer.close()
-        return file
-
-    def _write(
-        self, file: Any, job: str, reference: dict[str, Any], item: Delivery, missing: dict[int, int]
-    ) -> None:
-        try:
-            chunk = message.unseal(self._signer, item.body).expect("blob", job=job)
-        except ProtocolError as exc:
-            self._on_rejected(exc)
-            return
-        if chunk.fields["name"] != reference["name"]:
-            self._on_rejected(ProtocolError("a chunk of another blob"))
-            return
-        offset = chunk.fields["offset"]
-        if missing.get(offset, -1) < len(chunk.payload):
-            return  # sent twice, after a reconnect; or not of this length
-        os.pwrite(file.fileno(), chunk.payload, offset)
-        rest = missing.pop(offset) - len(chunk.payload)
-        if rest:
-            missing[offset + len(chunk.payload)] = rest
-
-
-def _next(
-    chunks: queue.SimpleQueue[Delivery | BrokerError], job: str, since: float, cancelled: Callable[[], bool]
-) -> Delivery | None:
-    """Wait a little for a chunk; None if none came."""
-    try:
-        item = chunks.get(timeout=0.5)
-    except queue.Empty:
-        if cancelled():
-            raise BlobGone(f"job {job} was cancelled") from None
-        if time.monotonic() - since > _STALLED:
-            raise BrokerError(f"a blob of job {job} did not arrive whole") from None
-        return None
-    if isinstance(item, NotFound):
-        raise BlobGone(str(item))
-    if isinstance(item, BrokerError):
-        raise item
-    return item
+        return read(self._broker, self._signer, job, reference, self._on_rejected, cancelled)

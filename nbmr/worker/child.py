@@ -290,6 +290,7 @@ def _failure(exc: BaseException) -> dict[str, Any]:
     return {
         "reason": "error",
         "summary": _summary(exc),
+        "where": tracebacks.failing_line(exc),
         "traceback": tracebacks.format_remote(exc),
         "exception": base64.b64encode(encoded).decode() if encoded else "",
         "attempts": 1,

@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nbmr import message, topology, versions
+from nbmr.blobfile import BlobGone
 from nbmr.broker import Body, Consumer, Delivery, DeliveryExpired
 from nbmr.errors import BrokerError, ProtocolError
 from nbmr.message import Message
-from nbmr.worker.blobs import BlobGone
 from nbmr.worker.guard import Died, Guard, Stopped
 
 if TYPE_CHECKING:
@@ -286,7 +286,8 @@ class Slot(threading.Thread):
     def _failed(self, task: Message, who: dict[str, Any], reason: str, summary: str, attempt: int) -> Body:
         """Make an answer that says why all of a task's units have failed."""
         why = {"reason": reason, "summary": summary, "attempts": attempt, "output": self._guard.last_output}
-        return self._sealed(task, who, all_failed=why)
+        begun = {"input": self._worker.inputs.log(task)} if reason != "versions" else {}
+        return self._sealed(task, who, all_failed=why, **begun)
 
     def _too_long(self, task: Message, who: dict[str, Any], why: str, attempt: int) -> Body:
         """Make an answer that says which limit the task ran into."""
@@ -346,7 +347,8 @@ class Slot(threading.Thread):
                 why = {"reason": "lost", "summary": _story(times, death), "attempts": times, "output": output}
                 lost[death.unit] = why | {"unit": death.unit}
                 if task.fields["stop_at_error"]:
-                    return self._sealed(task, who, failures=list(lost.values()))
+                    given = self._worker.inputs.log(task)
+                    return self._sealed(task, who, failures=list(lost.values()), input=given)
 
     def _run_once(
         self, task: Message, who: dict[str, Any], attempt: int, lost: dict[int, dict[str, Any]]
@@ -459,7 +461,8 @@ class Slot(threading.Thread):
             fields |= {"printed": text, "dropped": dropped}
         self._count(failed=bool(fields["failures"] or fields["failures_encoded"]))
         if fields["failures"] or fields["failures_encoded"]:
-            fields |= {"rows": task.fields["rows"], "output": guard.last_output}
+            given = worker.inputs.log(task)
+            fields |= {"rows": task.fields["rows"], "output": guard.last_output, "input": given}
         return message.seal_raw(worker.signer, "result", [body], job=task.job, task=task.task, **fields)
 
 

@@ -25,6 +25,7 @@ from nbmr.message import Message
 from nbmr.node import Presence, abandoned, living
 from nbmr.signing import Signer
 from nbmr.worker.blobs import Blobs
+from nbmr.worker.inputs import Inputs
 from nbmr.worker.janitor import Janitor
 from nbmr.worker.rejects import Rejects
 from nbmr.worker.slot import SUBSCRIBE_SECONDS, Slot
@@ -118,6 +119,7 @@ class Worker:
         #: Messages that are not genuine.
         self.rejects = Rejects(self.broker, self.signer, None if options.node else self.fail)
         self.blobs = Blobs(self.broker, self.signer, self.rejects.note)
+        self.inputs = Inputs(self.broker, self.signer)
         self._janitor = Janitor(self.broker, self.signer, options.node)
         self.slots = [Slot(self, number) for number in range(options.slots)]
         self._teller = Teller(self)
@@ -331,6 +333,7 @@ class Worker:
             "count": task.fields["count"],
             "all_failed": why,
             "given_back_too_often": True,
+            "input": self.inputs.log(task, urgent=True),  # this is an I/O thread, which must not wait
             "rows": task.fields["rows"],
             "run": "",
             "pid": 0,

@@ -101,7 +101,7 @@ class Calls:
             return x
 
         found = self.gather(range(20), fail, on_error="keep")
-        told = [("failed", x.partition) if isinstance(x, nbmr.Failure) else x for x in found]
+        told = [("failed", x.number) if isinstance(x, nbmr.Failure) else x for x in found]
         same(told, [x if x % 5 else ("failed", x) for x in range(20)])
 
     def cancelled(self) -> None:

@@ -50,7 +50,7 @@ def test_an_error_tells_all_there_is_to_know(client):
     with pytest.raises(nbmr.TaskError) as caught:
         client.map(FRAME, fn, partitions=5)
     error = caught.value
-    assert error.partition == error.failure.partition == 3
+    assert error.partition == error.number == error.failure.number == 3
     assert error.failure.rows == ("'row6'", "'row7'")
     assert error.failure.host == platform.node()
     assert error.failure.pid not in (0, os.getpid())
@@ -186,7 +186,7 @@ def test_keep_finishes_the_rest_of_a_list(client):
     assert [out[i] for i in (0, 2, 4, 5)] == [1.0, 0.5, 0.25, 0.2]
     for i in (1, 3):
         assert isinstance(out[i], nbmr.Failure)
-        assert out[i].partition == i
+        assert out[i].number == i
         assert isinstance(out[i].exception, ZeroDivisionError)
 
 
@@ -201,7 +201,7 @@ def test_keep_finishes_the_rest_of_a_frame(client):
         out = job.result()
     assert_frame_equal(out, FRAME.drop(["row4", "row5"]))
     (failure,) = job.failures
-    assert (failure.partition, failure.rows) == (2, ("'row4'", "'row5'"))
+    assert (failure.number, failure.rows) == (2, ("'row4'", "'row5'"))
     assert job.status == "failed"
     assert (job.progress.done, job.progress.failed) == (4, 1)
     job.forget()
@@ -289,7 +289,7 @@ def test_timeout_of_all_that_takes_long(client, work):
     took = time.monotonic() - began
     failure = out[2]
     assert out[:2] + out[3:] == [0, 1, 3]
-    assert (failure.reason, failure.partition, failure.attempts) == ("timeout", 2, 2)
+    assert (failure.reason, failure.number, failure.attempts) == ("timeout", 2, 2)
     assert isinstance(failure.error(), nbmr.TaskTimeout)
     assert "partition 2" in str(failure.error())
     assert 2 <= took < 10

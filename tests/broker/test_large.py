@@ -105,7 +105,7 @@ def test_a_large_batch_with_an_error(client):
     with pytest.warns(RuntimeWarning, match="1 of 4"):
         out = client.map(range(4), fn, partitions=1, on_error="keep")
     assert [len(x) for x in out[:2] + out[3:]] == [6_000_000] * 3
-    assert out[2].partition == 2
+    assert out[2].number == 2
 
 
 def test_many_errors_at_once(client, queue):
@@ -121,7 +121,7 @@ def test_many_errors_at_once(client, queue):
                 out = job.result(20)
         finally:
             job.forget()
-    assert [failure.partition for failure in out] == list(range(2000))
+    assert [failure.number for failure in out] == list(range(2000))
 
 
 def test_much_output_does_not_travel(client):

@@ -90,7 +90,7 @@ def test_a_task_that_outlives_the_acknowledgement_timeout_fails_once(
         )
         assert job.wait(60)
         (failure,) = job.failures
-        assert failure.partition == 1
+        assert failure.number == 1
         assert isinstance(failure.error(), nbmr.TaskTimeout)
         assert f"acknowledgement timeout of {SECONDS:g} s" in failure.summary
         assert "consumer_timeout in the broker's rabbitmq.conf" in failure.summary

@@ -17,7 +17,7 @@ JOB = """
 import threading, time
 from collections import deque
 from nbmr import widgets
-from nbmr.errors import Failure
+from nbmr.failures import Failure
 from nbmr.joblog import Member, OutputLine, Progress, Written
 from nbmr.progress import follow, starting
 

@@ -19,7 +19,7 @@ from nbmr.joblog import JobLog
 from nbmr.signing import Signer
 
 KEY = Signer("k" * 64)
-LOG_KINDS = ("opened", "started", "output", "result", "chunk", "died", "sealed")
+LOG_KINDS = ("opened", "started", "output", "result", "chunk", "died", "sealed", "input")
 RESULT = {"worker": "w", "host": "h", "pid": 1, "run": "r", "start": 0, "count": 1}
 GENUINE = [
     b"".join(message.seal(KEY, "opened", job="j", units=3, on_error="keep")),
@@ -58,7 +58,7 @@ def fields_of(kind):
 
 
 def read(log, body):
-    log.read(SimpleNamespace(body=body))
+    log.read(SimpleNamespace(body=body, offset=0))
     repr(log.progress())
     log.failures()
 

@@ -14,7 +14,7 @@ WHO = {"worker": "w", "host": "h", "pid": 1, "run": "r"}
 
 
 def tell(log, kind, task=-1, **fields):
-    log.read(SimpleNamespace(body=b"".join(message.seal(KEY, kind, job="j", task=task, **fields))))
+    log.read(SimpleNamespace(body=b"".join(message.seal(KEY, kind, job="j", task=task, **fields)), offset=0))
 
 
 def result(log, task, values, run="r"):

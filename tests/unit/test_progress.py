@@ -20,7 +20,7 @@ from nbmr.errors import ConfigError
 JOB = """
 import sys, time
 from collections import deque
-from nbmr.errors import Failure
+from nbmr.failures import Failure
 from nbmr.joblog import OutputLine, Progress, Written
 from nbmr.progress import follow, starting
 

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from nbmr import panel
-from nbmr.errors import Failure
+from nbmr.failures import Failure
 from nbmr.state import Line, Output, State, WorkerRow, facts, text
 
 EVIL = "<img src=x onerror=\"alert('1')\">&amp;"

@@ -161,13 +161,13 @@ def test_cell_goes_by_its_notebooks_name() -> None:
 def test_label_comes_from_ipython(monkeypatch: pytest.MonkeyPatch) -> None:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from nbmr.pickler import _cell_label
+    from nbmr.shipped import cell_label
 
     shell = InteractiveShell.instance()
     try:
         name = shell.compile.cache("1 + 1", 7)
-        assert _cell_label(name) == "Cell In[7]"
-        assert _cell_label("/no/such/cell.py") == ""
+        assert cell_label(name) == "Cell In[7]"
+        assert cell_label("/no/such/cell.py") == ""
     finally:
         InteractiveShell.clear_instance()
         shell.history_manager.end_session()
