@@ -74,6 +74,8 @@ class WorkerFacts:
     done: int = 0
     failed: int = 0
     slots: tuple[SlotFacts, ...] = ()
+    #: Seconds by which its clock is ahead of ours, less the message's time on the way.
+    ahead: float = field(default=0.0, compare=False)
 
     @property
     def mismatch(self) -> str:
@@ -257,15 +259,16 @@ class Roster:
         if entry.time < known.said:  # an old message, sent again
             return
         known.first, known.last, known.said = known.first or now, now, entry.time
-        known.facts = None if fields["state"] == "gone" else _read_facts(fields)
+        ahead = entry.time - time.time()
+        known.facts = None if fields["state"] == "gone" else _read_facts(fields, ahead)
         for worker in [id_ for id_, other in self._heard.items() if now - other.last > _FORGOTTEN_SECONDS]:
             del self._heard[worker]
 
 
-def _read_facts(fields: dict[str, Any]) -> WorkerFacts:
+def _read_facts(fields: dict[str, Any], ahead: float) -> WorkerFacts:
     slots = tuple(SlotFacts(**{name: slot[name] for name in _SLOT_FIELDS}) for slot in fields["slots"])
-    return WorkerFacts(**{name: fields[name] for name in _WORKER_FIELDS}, slots=slots)
+    return WorkerFacts(**{name: fields[name] for name in _WORKER_FIELDS}, slots=slots, ahead=ahead)
 
 
 _SLOT_FIELDS = tuple(SlotFacts.__dataclass_fields__)
-_WORKER_FIELDS = tuple(name for name in WorkerFacts.__dataclass_fields__ if name != "slots")
+_WORKER_FIELDS = tuple(name for name in WorkerFacts.__dataclass_fields__ if name not in ("slots", "ahead"))

@@ -256,3 +256,19 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             process.kill()
         with process:  # closes its pipes, and waits
             pass
+
+
+@pytest.fixture(scope="session")
+def virtual_environment() -> Callable[..., Path]:
+    """Give a function that makes a virtual environment with our packages, and with nbmr or without it."""
+
+    def virtual_environment(folder: Path, *, with_nbmr: bool = True) -> Path:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        (packages,) = folder.glob("lib/python*/site-packages")
+        if with_nbmr:
+            (packages / "nbmr").symlink_to(ROOT / "nbmr")
+            ours = [path for path in sys.path if path.endswith("site-packages")]
+            (packages / "others.pth").write_text("\n".join(ours) + "\n")
+        return folder
+
+    return virtual_environment
