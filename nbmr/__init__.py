@@ -11,14 +11,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from nbmr.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from nbmr.api import (  # the verb is named map
+    from nbmr.api import (
         attach,
         connect,
+        doctor,
         everywhere,
         jobs,
+        join_command,
         last_failure,
-        map,  # noqa: A004
+        map,  # noqa: A004 - the verb is named map
         shutdown,
         submit,
         workers,
@@ -50,14 +54,14 @@ if TYPE_CHECKING:
     from nbmr.failures import Failure
     from nbmr.job import Job
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "nbmr.api": (
         "attach",
         "connect",
+        "doctor",
         "everywhere",
         "jobs",
+        "join_command",
         "last_failure",
         "map",
         "shutdown",
@@ -120,8 +124,10 @@ __all__ = [  # written out for readers and type checkers
     "WrongKey",
     "attach",
     "connect",
+    "doctor",
     "everywhere",
     "jobs",
+    "join_command",
     "last_failure",
     "map",
     "shutdown",

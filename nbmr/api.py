@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from nbmr import failures, node, pools
+from nbmr import config, failures, joining, node, pools
 from nbmr.client import Client
 from nbmr.cluster import Workers
+from nbmr.examination import Report, examine
 from nbmr.failures import Failure
 from nbmr.job import Job
 from nbmr.progress import starting
+from nbmr.status import NO_BROKER, Status, look
 from nbmr.worker.cleaner import sweep
 
 _lock = threading.Lock()
@@ -288,7 +291,12 @@ def everywhere(
 
 
 def workers(
-    n: int | None = None, queue: str = "default", memory_limit: int | str | None = None
+    n: int | None = None,
+    queue: str = "default",
+    memory_limit: int | str | None = None,
+    python: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str | None] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
 ) -> Workers | Any:
     """Start workers on this machine, and wait until they are ready.
 
@@ -300,17 +308,126 @@ def workers(
         The queue that they take tasks from.
     memory_limit
         Bytes that a task's process may hold, such as ``"2GB"``; a task that holds more is ended.
+    python
+        The interpreter that they run on, or the folder of its virtual environment; by default the kernel's.
+        nbmr is imported from there. Its minor version has to be the same, and Python's. ``PYTHONPATH`` and
+        the like are not handed on to another interpreter.
+    env
+        Environment variables for them, beside the kernel's own; the value None removes one. Their names are
+        shown, not their values.
+    cwd
+        The folder that they run in; by default the kernel's.
 
     Returns
     -------
     Workers
-        With ``scale(n)``, ``stop()`` and ``len()``.
+        With ``scale(n)``, ``stop()`` and ``len()``. Workers that replace others, or come by ``scale``, run as
+        these do.
+
+    Raises
+    ------
+    ConfigError
+        If an argument makes no sense, or that interpreter can't run them; says what to install.
+    WorkerError
+        If they can't be started, with the reason.
 
     Examples
     --------
     >>> workers = nbmr.workers(2)  # doctest: +SKIP
+    >>> gpu = nbmr.workers(1, "gpu", python="/opt/torch", env={"OMP_NUM_THREADS": "1"})  # doctest: +SKIP
     """
-    return client().workers(n, queue, memory_limit)
+    return client().workers(n, queue, memory_limit, python, env, cwd)
+
+
+def join_command(
+    queue: str = "default",
+    slots: int | None = None,
+    memory_limit: int | str | None = None,
+    key_file: str | os.PathLike[str] | None = None,
+    *,
+    with_password: bool = False,
+) -> str:
+    """Return the line to paste into a terminal of another machine, which then works for this broker.
+
+    It names the broker and a key file. It holds neither the key nor, by default, the broker's password: the
+    worker asks for that on its terminal. Copy the key file there first, by a safe way. A host called
+    ``localhost`` in the broker's URL is the machine that the line is pasted on.
+
+    Parameters
+    ----------
+    queue
+        The queue that the worker takes tasks from.
+    slots
+        How many tasks it runs at a time; by default one.
+    memory_limit
+        Bytes that a task's process may hold there, such as ``"2GB"``.
+    key_file
+        Where the key file lies on the other machine; by default as here, or ``nbmr.key`` where the key came
+        from no file.
+    with_password
+        Whether to hold the URL with its password, for scripts, where there is no terminal to ask on. It is
+        then in this cell's output, and in the other shell's history.
+
+    Returns
+    -------
+    str
+        One line for a shell. Nothing is written, and nothing is started.
+
+    Raises
+    ------
+    ConfigError
+        If the broker is the private node, which other machines can't reach, or an argument makes no sense.
+
+    Examples
+    --------
+    >>> nbmr.join_command("gpu", slots=2)  # doctest: +SKIP
+    'nbmr worker --url amqp://me@broker.example.org/ --key-file nbmr.key --queue gpu --slots 2'
+    """
+    with _lock:
+        known = _default[0].settings if _default and _default[0].usable else None
+    if known is None and os.environ.get("NBMR_URL"):
+        known = config.resolve()  # no node is started to say that it can't be reached
+    return joining.command(known, queue, slots, memory_limit, key_file, with_password=with_password)
+
+
+def status() -> Status:
+    """Tell about the broker, its workers and its jobs: what ``%nbmr`` shows. Starts no node."""
+    with _lock:
+        known = bool(_default) and _default[0].usable
+    if known or os.environ.get("NBMR_URL") or node.status():
+        return look(client())
+    return Status(NO_BROKER)
+
+
+def doctor(*, start: bool = True) -> Report:
+    """Check RabbitMQ, the connection, the key, versions, clocks, disk and memory; ``nbmr doctor`` does too.
+
+    Parameters
+    ----------
+    start
+        Whether to try if RabbitMQ can start, where no broker is named and no node runs. The trial takes some
+        seconds and leaves nothing behind.
+
+    Returns
+    -------
+    Report
+        A line for each thing that was looked at: ok, or what to do. Its ``ok`` says whether all is well.
+
+    Examples
+    --------
+    >>> nbmr.doctor()  # doctest: +SKIP
+    ok  nbmr: Python 3.11.7, nbmr 0.1.0, pandas 3.0.1, numpy 2.1.0, cloudpickle 3.1.2, at …
+    """
+    with _lock:
+        known = _default[0].settings if _default and _default[0].usable else None
+    named = known is not None and not known.node
+    url, key = (known.url, known.key) if known and named else (None, None)
+    lines = []
+    with starting() as show:
+        for line in examine(url, key, start=start):
+            lines.append(line)
+            show(str(line))
+    return Report(lines)
 
 
 def shutdown() -> bool:

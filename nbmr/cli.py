@@ -1,4 +1,4 @@
-"""The command line: ``nbmr worker``, ``nbmr broker start/stop/status/reset-key``, ``nbmr status/jobs``."""
+"""The command line: ``nbmr worker``, ``nbmr broker …``, ``nbmr status``, ``jobs`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from nbmr import config, node, pools, private, topology
-from nbmr.broker import connect
+from nbmr.broker import connect, passwords
 from nbmr.errors import NbmrError
 from nbmr.progress import starting
 from nbmr.worker.cleaner import clean_after
@@ -26,10 +26,28 @@ class _Commands(click.Group):
             raise click.ClickException(str(exc)) from exc
 
 
+def _with_password(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:
+    """Ask for the password of a URL that names a user and no password."""
+    return passwords.complete(url, _ask_for_password, os.environ.get("NBMR_URL", "")) if url else url
+
+
+def _ask_for_password(whose: str) -> str:
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            f"The URL names {whose} and no password, and there is no terminal to ask on. Set NBMR_URL to the"
+            " URL with its password: arguments stand in the list of processes."
+        )
+    return str(
+        click.prompt(f"Password of {whose}", hide_input=True, err=True, default="", show_default=False)
+    )
+
+
 _url = click.option(
     "--url",
     envvar="NBMR_URL",
-    help="The broker: amqp://user:password@host:5672/vhost. Default: the private node.",
+    callback=_with_password,
+    help="The broker: amqp://user@host:5672/vhost. Its password is asked for, or give the whole by NBMR_URL."
+    " Default: the private node.",
 )
 _key_file = click.option(
     "--key-file",
@@ -129,16 +147,17 @@ def reset_key(url: str | None, key_file: str | None) -> None:
 
 
 @main.command()
-def status() -> None:
-    """Tell about the private node and its workers."""
-    _show_node()
-    info = node.status()
-    if info:
-        for pool in pools.living(config.Settings("", "", str(info["data_dir"]))):
-            state = pool.state()
-            click.echo(
-                f"{len(state['ready'])} of {state['count']} workers ready on queue {state['queue']!r}."
-            )
+@_url
+@_key_file
+def status(url: str | None, key_file: str | None) -> None:
+    """Tell about the broker, the workers of all hosts, and the jobs; starts nothing."""
+    from nbmr.session import Session  # noqa: PLC0415 - not needed by the other commands
+    from nbmr.status import look  # noqa: PLC0415 - likewise
+
+    if not url:
+        _show_node()
+    with Session(url, key_file=key_file) as session:
+        click.echo(repr(look(session)))
 
 
 @main.command()
@@ -153,6 +172,26 @@ def jobs(url: str | None, key_file: str | None) -> None:
     with starting() as show, Session(url, key_file=key_file, on_progress=show) as session:
         table = session.jobs()
     click.echo("There are no jobs." if table.empty else table.fillna("?").to_string(index=False))
+
+
+@main.command()
+@_url
+@_key_file
+@click.option("--start/--no-start", default=True, help="Try whether RabbitMQ can start, if no node runs.")
+def doctor(url: str | None, key_file: str | None, start: bool) -> None:
+    """Check RabbitMQ, the connection, the key, versions, clocks, disk and memory; say what to do.
+
+    The exit status is 1 if there is a problem.
+    """
+    from nbmr.examination import examine, summary  # noqa: PLC0415 - not needed by the other commands
+
+    lines = []
+    for line in examine(url, key_file=key_file, start=start):
+        lines.append(line)
+        click.echo(str(line))
+    click.echo(summary(lines))
+    if any(line.status == "problem" for line in lines):
+        sys.exit(1)
 
 
 def _show_node() -> None:

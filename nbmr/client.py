@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from nbmr import joining
 from nbmr.cluster import Workers, overview
+from nbmr.environment import Environment
+from nbmr.errors import ConfigError
 from nbmr.job import Job
 from nbmr.placed import Answer, answers, raise_failure
 from nbmr.progress import awaiting, follow
@@ -104,9 +108,31 @@ class Client(Session):
         return job
 
     def workers(
-        self, n: int | None = None, queue: str = "default", memory_limit: int | str | None = None
+        self,
+        n: int | None = None,
+        queue: str = "default",
+        memory_limit: int | str | None = None,
+        python: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str | None] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
     ) -> Workers | Any:
         """Start workers on this machine; see `nbmr.workers`."""
         if n is None:
-            return overview(self.settings)
-        return Workers(self.settings, n, queue, memory_limit)
+            if (memory_limit, python, env, cwd) != (None,) * 4:
+                raise ConfigError("Say how many workers to start: nbmr.workers(2, …).")
+            return overview(self)
+        return Workers(self, n, queue, memory_limit, Environment.check(python, env, cwd))
+
+    def join_command(
+        self,
+        queue: str = "default",
+        slots: int | None = None,
+        memory_limit: int | str | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+        *,
+        with_password: bool = False,
+    ) -> str:
+        """Return the line that starts workers on another machine; see `nbmr.join_command`."""
+        return joining.command(
+            self.settings, queue, slots, memory_limit, key_file, with_password=with_password
+        )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from nbmr import pools
-from nbmr.config import Settings
+from nbmr import crew, pools
+from nbmr.environment import Environment
 from nbmr.errors import ConfigError
+from nbmr.session import Session
+from nbmr.widgets import in_notebook
+from nbmr.workers_panel import View, WorkersPanel, view
 
 
 class Workers:
@@ -14,14 +17,16 @@ class Workers:
 
     Parameters
     ----------
-    settings
-        The broker that they work for.
+    session
+        A session of the broker that they work for.
     count
         How many; each runs one task at a time.
     queue
         The queue that they take tasks from.
     memory_limit
         Bytes that a task's process may hold, such as ``"2GB"``; None for no limit.
+    environment
+        What they run in; by default, as this process does.
 
     Raises
     ------
@@ -39,13 +44,18 @@ class Workers:
 
     def __init__(
         self,
-        settings: Settings,
+        session: Session,
         count: int,
         queue: str = "default",
         memory_limit: int | str | None = None,
+        environment: Environment | None = None,
     ) -> None:
         self.queue = queue
-        self._pool, process = pools.start(settings, _count(count, 1), queue, memory_limit)
+        self._session = session
+        self._panel = WorkersPanel(self._view, self.scale, lambda now: self.stop(now=now))
+        self._pool, process = pools.start(
+            session.settings, _count(count, 1), queue, memory_limit, environment
+        )
         try:
             self._pool.wait(count, process)
         except BaseException:
@@ -81,6 +91,18 @@ class Workers:
         what = f"{count} workers" if count != 1 else "1 worker"
         return f"<{what} on this machine, queue {self.queue!r}>" if count else "<Workers: stopped>"
 
+    def _view(self) -> View:
+        return view(self._session, self._pool, self.queue)
+
+    def _ipython_display_(self) -> None:
+        if not in_notebook() or not len(self):
+            raise NotImplementedError  # then IPython shows the following
+        self._panel.show()
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        del include, exclude
+        return self._view().bundle()
+
     def __enter__(self) -> Self:
         return self
 
@@ -88,23 +110,11 @@ class Workers:
         self.stop()
 
 
-def overview(settings: Settings) -> Any:
-    """Return a DataFrame of the workers that this user's nbmr started on this machine."""
-    import pandas as pd  # noqa: PLC0415 - slow to import
-    import psutil  # noqa: PLC0415 - likewise
+def overview(session: Session) -> Any:
+    """Return a DataFrame of all workers of a broker, on every host; see `nbmr.workers`."""
+    from nbmr.overview import Overview  # noqa: PLC0415 - pandas is slow to import
 
-    rows = []
-    for pool in pools.living(settings):
-        state = pool.state()
-        for pid in state.get("workers", ()):
-            try:
-                processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-                memory = sum(process.memory_info().rss for process in processes) / 1e6
-            except psutil.Error:
-                continue
-            ready = "ready" if pid in state["ready"] else "starting"
-            rows.append({"pid": pid, "queue": state["queue"], "state": ready, "memory_mb": round(memory, 1)})
-    return pd.DataFrame(rows, columns=["pid", "queue", "state", "memory_mb"])
+    return Overview(crew.look(session))
 
 
 def _count(count: object, least: int) -> int:

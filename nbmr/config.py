@@ -28,6 +28,8 @@ class Settings:
     node: str = ""
     #: Seconds without a sign of life after which a job that nobody forgot is deleted.
     job_ttl: float = JOB_TTL
+    #: The file that the key was read from, if it was.
+    key_file: str = field(default="", compare=False, repr=False)
 
     def __reduce__(self) -> str:
         raise TypeError("a signing key doesn't travel, nor does what holds it")
@@ -72,19 +74,19 @@ def resolve(
                 " node, used where none is named, has a key of its own."
             )
         return _private_node(on_progress)
+    if not (key or key_file) and "NBMR_KEY" in os.environ:
+        key = os.environ["NBMR_KEY"]
+    elif not (key or key_file) and "NBMR_KEY_FILE" in os.environ:
+        key_file = os.environ["NBMR_KEY_FILE"]
     if key_file:
         key = read_key(Path(key_file))
-    elif not key and "NBMR_KEY" in os.environ:
-        key = os.environ["NBMR_KEY"]
-    elif not key and "NBMR_KEY_FILE" in os.environ:
-        key = read_key(Path(os.environ["NBMR_KEY_FILE"]))
     if not key:
         raise ConfigError(
             "A broker is named, but no signing key: whoever can send tasks runs code on the workers. Give"
             " key=…, NBMR_KEY, NBMR_KEY_FILE or --key-file, the same on every side."
             ' Make one with: python -c "import secrets; print(secrets.token_hex(32))"'
         )
-    return Settings(url, key, job_ttl=_job_ttl())
+    return Settings(url, key, job_ttl=_job_ttl(), key_file=os.fspath(key_file or ""))
 
 
 def read_key(file: Path) -> str:

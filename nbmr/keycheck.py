@@ -42,6 +42,11 @@ def check_key(broker: Broker, signer: Signer) -> None:
         broker.append(stream, message.seal(signer, "key")).result()
 
 
+def fits(broker: Broker, signer: Signer) -> bool | None:
+    """Whether a key is the one that the broker is used with; None if there is none yet. Changes nothing."""
+    return _verified(broker, signer) if broker.exists(key_stream()) else None
+
+
 def confirm_key(broker: Broker, signer: Signer) -> None:
     """Make sure that our key, which was the right one, still is.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shlex
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
 
-from nbmr import api, cli
+from nbmr import api
 from nbmr.cell import Cell
 from nbmr.placed import Answer, raise_failure
+from nbmr.status import Status
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -29,12 +29,11 @@ def load_ipython_extension(shell: Any) -> None:
     shell.register_magic_function(nbmr_cell, "cell", "nbmr")
 
 
-def status(line: str) -> None:
-    """Tell about the broker and its workers: ``%nbmr``."""
+def status(line: str) -> Status:
+    """Tell about the broker, its workers and its jobs: ``%nbmr``."""
     if line.strip():
         raise UsageError("%nbmr takes no arguments. To run something on every worker: %%nbmr, above a cell.")
-    with contextlib.suppress(SystemExit):  # its status is for a terminal
-        cli.main(["status"], standalone_mode=False)
+    return api.status()
 
 
 class _Options(argparse.ArgumentParser):

@@ -14,7 +14,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +23,9 @@ from typing import Any
 import psutil
 
 from nbmr import private
+from nbmr.broker import passwords
 from nbmr.config import Settings
+from nbmr.environment import Environment
 from nbmr.errors import ConfigError, WorkerError
 from nbmr.node import living as living_process
 from nbmr.node import start_time
@@ -97,8 +98,9 @@ class Pool:
     def check(self, state: dict[str, Any]) -> None:
         """Raise if the pool has failed."""
         if state and state["failed"]:
+            log = self.log()
             self._clean_up()
-            raise WorkerError(f"Workers can't be started: {state['failed']}")
+            raise WorkerError(f"Workers can't be started: {state['failed']}\n{log}".rstrip())
 
     def log(self) -> str:
         """Return the last lines that the pool's workers logged."""
@@ -155,10 +157,14 @@ def living(settings: Settings) -> list[Pool]:
 
 
 def start(
-    settings: Settings, count: int, queue: str = "default", memory_limit: int | str | None = None
+    settings: Settings,
+    count: int,
+    queue: str = "default",
+    memory_limit: int | str | None = None,
+    environment: Environment | None = None,
 ) -> tuple[Pool, subprocess.Popen[bytes]]:
     """Start a pool and return at once; `Pool.wait` waits for it."""
-    place = folder(settings)
+    place, environment = folder(settings), environment or Environment()
     check_queue(queue)
     options: dict[str, Any] = {
         "url": settings.url, "key": settings.key, "queue": queue, "node": settings.node,
@@ -170,12 +176,14 @@ def start(
     log = place / f"starting-{os.getpid()}-{time.monotonic_ns()}.log"
     with open(log, "wb", opener=private.opener) as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "nbmr.worker.pool"],
-            stdin=subprocess.PIPE, stdout=errors, stderr=errors, start_new_session=True, env=_environment(),
+            environment.command("nbmr.worker.pool"),
+            stdin=subprocess.PIPE, stdout=errors, stderr=errors, start_new_session=True,
+            env=environment.variables(), cwd=environment.cwd or None,
         )  # fmt: skip
     log.replace(place / f"{process.pid}.log")
     _started[:] = [known for known in _started if known.poll() is None] + [process]
-    spec = {"options": options, "count": count, "folder": str(place)}
+    about = environment.about() | {"broker": passwords.without(settings.url)}
+    spec = {"options": options, "count": count, "folder": str(place), "about": about}
     assert process.stdin is not None  # noqa: S101 - for the type checker
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps(spec).encode() + b"\n")
@@ -247,14 +255,3 @@ def _only_one(settings: Settings) -> Iterator[None]:
     with open(lock, "w", opener=private.opener) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment for workers: the broker's address and key come another way."""
-    environment = private.environment()
-    # nbmr itself must be found even where it runs from a folder that is not installed
-    here = str(Path(__file__).parent.parent)
-    known = environment.get("PYTHONPATH", "")
-    if here not in known.split(os.pathsep):
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [known, here]))
-    return environment

@@ -22,6 +22,8 @@ ASK_SECONDS, USED_SECONDS = 5.0, 10.0
 GOOD_SECONDS = 5.0
 #: Seconds of silence after which no further worker is expected to answer.
 QUIET_SECONDS = 0.3
+#: Seconds without an answer after which who waits for one asks once more.
+AGAIN_SECONDS = 0.5
 #: Seconds after which what a worker told last is forgotten.
 _FORGOTTEN_SECONDS = 60.0
 
@@ -72,6 +74,8 @@ class WorkerFacts:
     done: int = 0
     failed: int = 0
     slots: tuple[SlotFacts, ...] = ()
+    #: Seconds by which its clock is ahead of ours, less the message's time on the way.
+    ahead: float = field(default=0.0, compare=False)
 
     @property
     def mismatch(self) -> str:
@@ -182,7 +186,7 @@ class Roster:
             began = time.monotonic()
             for known in self._heard.values():
                 known.first = 0.0
-            self._ask(queue)
+            asked = 0.0
             while True:
                 new = [known for known in self._heard.values() if known.first >= began and known.of(queue)]
                 now, until = time.monotonic(), deadline
@@ -192,7 +196,10 @@ class Roster:
                     until = min(until, max(known.first for known in new) + QUIET_SECONDS)
                 if now >= until:
                     break
-                self._changed.wait(until - now)
+                if now - asked >= AGAIN_SECONDS and not self._broker.trouble:
+                    self._ask(queue, wait=False)  # whatever became of a question before this one
+                    asked = now
+                self._changed.wait(min(until - now, AGAIN_SECONDS))
         return [facts for facts in self.facts() if queue is None or facts.queue == queue]
 
     def close(self) -> None:
@@ -225,9 +232,9 @@ class Roster:
                     self._ask(None)
                 self._closed.wait(ASK_SECONDS)
 
-    def _ask(self, queue: str | None) -> None:
-        """Ask, unless RabbitMQ can't be asked now, or hasn't taken the last question yet."""
-        under_way = self._asked is not None and not self._asked.done()
+    def _ask(self, queue: str | None, *, wait: bool = True) -> None:
+        """Ask, unless RabbitMQ can't be asked, or has not taken the last question yet and is waited for."""
+        under_way = wait and self._asked is not None and not self._asked.done()
         if under_way or not self._consumer.subscribed.is_set():  # there may be no exchange
             return
         body = message.seal(self._signer, "ask")
@@ -252,15 +259,16 @@ class Roster:
         if entry.time < known.said:  # an old message, sent again
             return
         known.first, known.last, known.said = known.first or now, now, entry.time
-        known.facts = None if fields["state"] == "gone" else _read_facts(fields)
+        ahead = entry.time - time.time()
+        known.facts = None if fields["state"] == "gone" else _read_facts(fields, ahead)
         for worker in [id_ for id_, other in self._heard.items() if now - other.last > _FORGOTTEN_SECONDS]:
             del self._heard[worker]
 
 
-def _read_facts(fields: dict[str, Any]) -> WorkerFacts:
+def _read_facts(fields: dict[str, Any], ahead: float) -> WorkerFacts:
     slots = tuple(SlotFacts(**{name: slot[name] for name in _SLOT_FIELDS}) for slot in fields["slots"])
-    return WorkerFacts(**{name: fields[name] for name in _WORKER_FIELDS}, slots=slots)
+    return WorkerFacts(**{name: fields[name] for name in _WORKER_FIELDS}, slots=slots, ahead=ahead)
 
 
 _SLOT_FIELDS = tuple(SlotFacts.__dataclass_fields__)
-_WORKER_FIELDS = tuple(name for name in WorkerFacts.__dataclass_fields__ if name != "slots")
+_WORKER_FIELDS = tuple(name for name in WorkerFacts.__dataclass_fields__ if name not in ("slots", "ahead"))

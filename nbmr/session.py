@@ -77,6 +77,16 @@ class Session:
             return False
         return self.settings.alive()
 
+    @property
+    def broker_version(self) -> str:
+        """Version of RabbitMQ, as it told last."""
+        return self._broker.version
+
+    @property
+    def broker_trouble(self) -> str:
+        """What is wrong with the connection to RabbitMQ, as far as is known; empty if nothing is."""
+        return self._broker.trouble
+
     def start(
         self, data: Any, fn: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]
     ) -> tuple[Job, Callable[[], None]]:

@@ -22,18 +22,20 @@ import importlib.metadata
 import platform
 from functools import lru_cache
 
+from nbmr.version import __version__
+
 #: How many leading numbers of a version have to agree.
 _AGREE = {"python": 2, "pandas": 1, "numpy": 1, "cloudpickle": 1, "nbmr": 2}
 
 
 @lru_cache(maxsize=1)
 def _versions() -> tuple[tuple[str, str], ...]:
-    found = {"python": platform.python_version()}
-    for name in list(_AGREE)[1:]:
+    found = {"python": platform.python_version(), "nbmr": __version__}
+    for name in [name for name in _AGREE if name not in found]:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # nbmr itself, when it runs from a checkout
+            continue
     return tuple(found.items())
 
 

@@ -66,7 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def _left(home: Path, shared: set[str]) -> list[str]:
     """Tell what is left of us: processes, shared memory, files."""
     left = [f"process {line}" for line in _processes(home)]
-    left += [f"shared memory {name}" for name in _names(SHARED_MEMORY) if name not in shared]
+    left += [f"shared memory {name}" for name in _unused_memory() if name not in shared]
     left += [f"file {home / 'tmp' / name}" for name in _names(home / "tmp")]
     for file in (home / "runtime").rglob("*"):
         if file.is_file() and file.suffix != ".lock":
@@ -87,6 +87,16 @@ def _processes(home: Path) -> Iterator[str]:
             about = [*process.cmdline(), *process.environ().values(), process.cwd(), *files]
             if any(str(home) in text for text in about):
                 yield f"{process.pid} {' '.join(process.cmdline())[:200]}"
+
+
+def _unused_memory() -> set[str]:
+    """Shared memory that no living process has open or mapped: tests beside these may use some."""
+    used = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            used |= {file.path for file in process.open_files()}
+            used |= {region.path for region in process.memory_maps()}
+    return {name for name in _names(SHARED_MEMORY) if str(SHARED_MEMORY / name) not in used}
 
 
 def _names(folder: Path) -> list[str]:
@@ -256,3 +266,19 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             process.kill()
         with process:  # closes its pipes, and waits
             pass
+
+
+@pytest.fixture(scope="session")
+def virtual_environment() -> Callable[..., Path]:
+    """Give a function that makes a virtual environment with our packages, and with nbmr or without it."""
+
+    def virtual_environment(folder: Path, *, with_nbmr: bool = True) -> Path:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        (packages,) = folder.glob("lib/python*/site-packages")
+        if with_nbmr:
+            (packages / "nbmr").symlink_to(ROOT / "nbmr")
+            ours = [path for path in sys.path if path.endswith("site-packages")]
+            (packages / "others.pth").write_text("\n".join(ours) + "\n")
+        return folder
+
+    return virtual_environment

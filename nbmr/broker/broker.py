@@ -92,6 +92,11 @@ class Broker:
         return "closed" in (self._publishing.state, self._consuming.state)
 
     @property
+    def version(self) -> str:
+        """RabbitMQ's version, as it told when it was connected to."""
+        return self._consuming.version
+
+    @property
     def reason(self) -> str:
         """What has gone wrong last with a connection that isn't open."""
         return self._publishing.trouble or self._consuming.trouble

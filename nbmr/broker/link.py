@@ -75,6 +75,8 @@ class Link:
         self._first = 0
         #: How often a connection was made.
         self.generation = 0
+        #: RabbitMQ's version; empty before the first connection.
+        self.version = ""
         #: How many bytes had been received when something last came, and when that was.
         self._heard = (0, 0.0)
         self._publisher = Publisher(self._changed, self._loop.call_later, self._on_ready)
@@ -326,6 +328,7 @@ class Link:
         self._set_state("open")
         if not self._opened.done():
             self._opened.set_result(None)
+        self.version = str((self._connection.server_properties or {}).get("version", ""))
         self._calls.open(self._connection)
         for consumer in self._consumers:
             if consumer.channel is None:

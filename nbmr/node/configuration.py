@@ -109,7 +109,7 @@ class Configuration:
             user=self.user,
             password=self.password,
             disk_limit=DISK_LIMIT,
-            memory=min(psutil.virtual_memory().total * 4 // 10, 2**30),
+            memory=memory_watermark(),
         )
         config.write_text(text, encoding="utf-8")
 
@@ -142,6 +142,11 @@ class Configuration:
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": arguments,
             "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the server, in place of waiting for it
         }
+
+
+def memory_watermark() -> int:
+    """Return how many bytes the server may hold before it stops taking messages."""
+    return int(min(psutil.virtual_memory().total * 4 // 10, 2**30))
 
 
 def free_ports(count: int) -> list[int]:

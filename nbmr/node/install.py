@@ -60,6 +60,23 @@ def find_server() -> Path:
     )
 
 
+def server_version(script: Path) -> str:
+    """Return the version of a RabbitMQ server, by how its files are named; empty if they don't tell.
+
+    Examples
+    --------
+    >>> server_version(Path("/usr/lib/rabbitmq/lib/rabbitmq_server-3.10.8/sbin/rabbitmq-server"))
+    '3.10.8'
+    """
+    for name in (str(script), str(script.resolve())):
+        if found := re.search(r"rabbitmq(?:_server|-server|/Cellar/rabbitmq)?[-_/](\d+\.\d+[\w.\-]*)/", name):
+            return found[1]
+    plugins = script.resolve().parent.parent / "plugins"
+    for place in sorted(plugins.glob("rabbit-[0-9]*")):
+        return place.name.removeprefix("rabbit-").removesuffix(".ez")
+    return ""
+
+
 def search_path() -> str:
     """Return this process's PATH, and the folders that a kernel's PATH may lack."""
     brewed = [str(p) for top in ("/opt/homebrew", "/usr/local") for p in Path(top).glob("opt/erlang*/bin")]

@@ -25,6 +25,8 @@ from nbmr.node.processes import living, start_time
 START_TIMEOUT = 120.0
 #: How often a start is tried when somebody was faster to take a port.
 PORT_TRIES = 3
+#: Seconds that a killed process may take to end.
+_END_SECONDS = 10.0
 
 
 class ServerDied(NodeError):
@@ -65,6 +67,11 @@ class Program:
             return self._child.poll() is not None
         return living(self.pid, self._created) is None
 
+    def wait(self) -> None:
+        """Wait for its end, for some seconds, if it is a child."""
+        if self._child:
+            self._child.wait(_END_SECONDS)
+
 
 class Server:
     """One node's server.
@@ -77,10 +84,18 @@ class Server:
         How it is to be started, or was.
     pause
         Waits that many seconds; may raise in order to break off.
+    note
+        Notes a line on what happens; by default in the keeper's log.
     """
 
-    def __init__(self, folder: Folder, configuration: Configuration, pause: Callable[[float], None]) -> None:
-        self.folder, self.configuration, self._pause = folder, configuration, pause
+    def __init__(
+        self,
+        folder: Folder,
+        configuration: Configuration,
+        pause: Callable[[float], None],
+        note: Callable[[str], None] = log,
+    ) -> None:
+        self.folder, self.configuration, self._pause, self._note = folder, configuration, pause, note
         self.version = ""
         self._epmd: Program | None = None
         self._rabbit: Program | None = None
@@ -117,7 +132,7 @@ class Server:
                 taken = re.search("eaddrinuse|in use|already", logged(self.folder.path / "log"))
                 if attempt == PORT_TRIES - 1 or not taken:
                     raise
-                log(f"trying other ports: {e}")
+                self._note(f"trying other ports: {e}")
                 shutil.rmtree(self.folder.path / "data", ignore_errors=True)
                 self.configuration = self.configuration.moved()
 
@@ -145,6 +160,12 @@ class Server:
         if "server" in dead:
             self._start_rabbit()
 
+    def forget(self) -> None:
+        """Take note of the end of its programs, so that the system forgets them too."""
+        for program in (self._epmd, self._rabbit):
+            if program:
+                program.wait()
+
     def why(self) -> str:
         """Return the last words of a server that died."""
         return last_words(logged(self.folder.path / "log"))
@@ -170,7 +191,7 @@ class Server:
                 raise ServerDied(f"RabbitMQ ended while it started: {self.why()}")
             if time.monotonic() > until:
                 raise NodeError(f"RabbitMQ did not start within {START_TIMEOUT:g} s: {self.why()}")
-        log(f"RabbitMQ {version} answers on port {setup.port}, pid {self._rabbit.pid}")
+        self._note(f"RabbitMQ {version} answers on port {setup.port}, pid {self._rabbit.pid}")
         self.version = version
 
 

@@ -43,10 +43,14 @@ class Pool:
         How many workers.
     folder
         Where to tell how it goes: ``<pid>.json``; the wanted number is read from ``<pid>.want``.
+    about
+        What to tell besides: of the environment that they run in.
     """
 
-    def __init__(self, options: dict[str, Any], count: int, folder: Path) -> None:
-        self._options, self._count = options, count
+    def __init__(
+        self, options: dict[str, Any], count: int, folder: Path, about: dict[str, Any] | None = None
+    ) -> None:
+        self._options, self._count, self._about = options, count, about or {}
         pid = os.getpid()
         self._file, self._wish = folder / f"{pid}.json", folder / f"{pid}.want"
         self._events: queue.SimpleQueue[tuple[str, subprocess.Popen[str] | None, str]] = queue.SimpleQueue()
@@ -152,7 +156,8 @@ class Pool:
 
     def _start(self) -> None:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "nbmr.worker"],
+            # as this process runs: without the current folder on the path, if it is so
+            [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", "nbmr.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -177,8 +182,10 @@ class Pool:
     def _tell(self) -> None:
         """Write how it goes."""
         state = {
+            **self._about,
             **identity(),
             "queue": self._options["queue"],
+            "memory_limit": self._options.get("memory_limit"),
             "count": self._count,
             "workers": [pid for pid in self._workers if pid not in self._leaving],
             "ready": sorted(self._ready - self._leaving),
@@ -200,7 +207,7 @@ def _cause(status: int) -> str:
 def main() -> int:
     """Run one pool; return the exit status."""
     spec = json.loads(sys.stdin.readline())
-    return Pool(spec["options"], spec["count"], Path(spec["folder"])).run()
+    return Pool(spec["options"], spec["count"], Path(spec["folder"]), spec["about"]).run()
 
 
 if __name__ == "__main__":

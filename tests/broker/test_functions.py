@@ -64,7 +64,22 @@ def closure(n):
         (np.square, [1, 4]),
         (functools.lru_cache(at_top), [2, 3]),
     ],
-    ids=str,
+    ids=[
+        "lambda",
+        "module's",
+        "closure",
+        "partial",
+        "partial of a builtin",
+        "partial of a closure",
+        "instance",
+        "method",
+        "class method",
+        "static method",
+        "class",
+        "bound builtin",
+        "ufunc",
+        "cached",
+    ],
 )
 def test_callables(client, fn, expected):
     assert client.map([1, 2], fn) == expected

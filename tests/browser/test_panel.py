@@ -11,6 +11,9 @@ import pytest
 from nbconvert import HTMLExporter
 from playwright.sync_api import expect
 
+#: A page takes its time on a busy machine; no test waits for long where nothing happens.
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).parents[2]
 #: Where to save a picture of the panel for README.md.
 SCREENSHOT = os.environ.get("NBMR_SCREENSHOT", "")
@@ -203,7 +206,7 @@ def test_the_first_cell_of_the_readme(notebook, client):
     readme = (ROOT / "README.md").read_text()
     code = re.search(r"```python\n(.*?)```", readme, re.DOTALL).group(1)
     assert len([line for line in code.splitlines() if line]) == 5
-    check = "assert len(means) == 2000 and means[7] == resample(7)"
+    check = "assert len(means) == 500 and means[7] == resample(7)"
     page = notebook(code.strip(), check, device_scale_factor=2)
     page.page.keyboard.press("Control+b")  # the list of files goes
     page.run(0)
@@ -216,7 +219,7 @@ def test_the_first_cell_of_the_readme(notebook, client):
         page.page.mouse.move(0, 0)
         page.cell(0).screenshot(path=SCREENSHOT)
     page.ended(0)
-    expect(panel).to_contain_text(re.compile("done.*2,000 of 2,000 · in ", re.DOTALL))
+    expect(panel).to_contain_text(re.compile("done.*500 of 500 · in ", re.DOTALL))
     page.run(1)
     page.ended(1)
     expect(page.output(1)).to_have_count(0)

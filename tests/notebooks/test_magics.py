@@ -17,6 +17,8 @@ def run(server):
         def on_output(message):
             if message["msg_type"] == "stream":
                 printed.append(message["content"]["text"])
+            elif message["msg_type"] == "execute_result":
+                printed.append(message["content"]["data"]["text/plain"])
 
         reply = talk.execute_interactive(code, timeout=60, output_hook=on_output)
         return reply["content"], "".join(printed)
@@ -50,8 +52,9 @@ def test_the_magics(client, queue, run):
         assert printed.count("1 / x") == 2  # each worker's traceback
         content, printed = run("%nbmr")
         assert content["status"] == "ok"
-        assert "rabbitmq version" in printed
-        assert f"2 of 2 workers ready on queue {queue!r}" in printed
+        assert "broker: private node at 127.0.0.1:" in printed
+        assert f"queue {queue}: 2 workers" in printed
+        assert "jobs: none" in printed
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from nbmr import pools
 from nbmr.config import Settings
+from nbmr.environment import Environment
 from nbmr.errors import ConfigError, WorkerError
 from nbmr.node import start_time
 from nbmr.pools import Pool, parse_bytes
@@ -173,8 +174,8 @@ def test_ensure_starts_none_where_there_are_some(settings, sleeper, monkeypatch)
 def test_workers_get_no_secrets_by_their_environment(monkeypatch):
     monkeypatch.setenv("NBMR_URL", "amqp://secret")
     monkeypatch.setenv("NBMR_KEY", "secret")
-    assert not {"NBMR_URL", "NBMR_KEY"} & set(pools._environment())
-    assert "PATH" in pools._environment()
+    assert not {"NBMR_URL", "NBMR_KEY"} & Environment().variables().keys()
+    assert "PATH" in Environment().variables()
 
 
 # ---------------------------------------------------------------- the process itself
