@@ -19,7 +19,7 @@ import psutil
 
 from nbmr.codec import Buffer
 from nbmr.worker import pipe
-from nbmr.worker.cleaner import FOLDER, folder_prefix
+from nbmr.worker.cleaner import FOLDER, folder_prefix, parent_folder
 from nbmr.worker.output import Output
 
 #: Imported once by the fork server, so that a new child has them at once.
@@ -47,7 +47,9 @@ def fork_server() -> ForkServerContext:
     # multiprocessing has the folder of the server's socket removed by this process, unless that is killed
     settings = vars(multiprocessing.current_process())["_config"]
     if "tempdir" not in settings:
-        settings["tempdir"] = os.environ[FOLDER] = tempfile.mkdtemp(prefix=folder_prefix(os.getpid()))
+        settings["tempdir"] = os.environ[FOLDER] = tempfile.mkdtemp(
+            prefix=folder_prefix(os.getpid()), dir=parent_folder()
+        )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     return context

@@ -22,7 +22,8 @@ def command_line(*arguments, **environment):
     )  # fmt: skip
 
 
-def test_broker_workers_and_jobs(client):
+def test_broker_workers_and_jobs(client, eventually):
+    eventually(lambda: len(client.workers_seen()) == 2)  # those of other tests are gone
     job = client.submit([1, 2], lambda x: x, name="<b>clean")
     job.result()
     status = look(client)

@@ -153,7 +153,8 @@ def test_after_a_reload_and_in_a_second_notebook_the_panel_lives(notebook, clien
             expect(page.output(2)).to_contain_text(re.compile(r"pending\s*0 of 400"))
 
         second = notebook(
-            "import nbmr\nclient = nbmr.Client()", "job = client.attach(client.jobs().id[0])\njob"
+            "import nbmr\nclient = nbmr.Client()\njobs = client.jobs()",
+            f"job = client.attach(jobs[jobs.queue == {queue!r}].id.iloc[0])\njob",
         )
         begun(second).run(1)
         expect(second.output(1)).to_contain_text(RUNNING)
