@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nbmr import config, failures, joining, node, pools
+from nbmr import config, failures, joining, node, pools, reduction
 from nbmr.client import Client
 from nbmr.cluster import Workers
 from nbmr.examination import Report, examine
@@ -139,6 +139,67 @@ def map(  # noqa: A001 - the name that users expect
     return client(progress=progress).map(
         data, fn, *args, partitions=partitions, queue=queue, retries=retries, timeout=timeout,
         on_error=on_error, gather=gather, progress=progress, name=name, **kwargs,
+    )  # fmt: skip
+
+
+def reduce(
+    data: Any,
+    fn: Callable[[Any, Any], Any],
+    initial: Any = reduction.MISSING,
+    *,
+    partitions: int | None = None,
+    queue: str = "default",
+    retries: int = 0,
+    timeout: float | None = None,
+    progress: bool = True,
+    name: str | None = None,
+) -> Any:
+    """Fold data into one value on workers, as `functools.reduce` does, by a tree.
+
+    Neighbours are folded in their order, and then what came of them, until one is left. Which ones are folded
+    together depends on the data and `partitions` alone, so adding floats gives the same sum every time.
+
+    Parameters
+    ----------
+    data
+        A list, range or any iterable: its items are folded. Or a DataFrame or Series: its partitions are,
+        each some of its rows; one partition alone is the result as it is, unless `initial` is given.
+    fn
+        Gets two neighbours, or what came of them, the left one first, and returns what they come to. Has to
+        be associative: ``fn(fn(a, b), c)`` equals ``fn(a, fn(b, c))``. It need not be commutative.
+    initial
+        Stands before the first, and is the result for empty data.
+    partitions
+        How many partitions, or chunks of items, to begin with; None chooses. No matter for an iterable whose
+        length isn't known.
+    queue, retries, progress, name
+        As for `map`. Each level of the tree is a job, and shows its own progress.
+    timeout
+        Seconds that the folding of one chunk may take.
+
+    Returns
+    -------
+    object
+        One value. Partial results pass through this process between levels.
+
+    Raises
+    ------
+    NothingToReduce
+        If the data is empty and there is no `initial`. It is a `TypeError`, too.
+    TaskError, PickleError, BrokerError, ConfigError, KeyboardInterrupt
+        As for `map`. What a `Failure` shows as its item is the chunk: the list that was being folded.
+
+    Examples
+    --------
+    >>> nbmr.reduce(range(1, 6), lambda a, b: a * b)  # doctest: +SKIP
+    120
+    >>> worst = lambda a, b: pd.concat([a, b]).nlargest(10, "arr_delay")  # doctest: +SKIP
+    >>> nbmr.reduce(flights, worst, flights[:0])  # doctest: +SKIP
+    """
+    __tracebackhide__ = True
+    return client(progress=progress).reduce(
+        data, fn, initial, partitions=partitions, queue=queue, retries=retries, timeout=timeout,
+        progress=progress, name=name,
     )  # fmt: skip
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from nbmr import joining
+from nbmr import joining, reduction
 from nbmr.cluster import Workers, overview
 from nbmr.environment import Environment
 from nbmr.errors import ConfigError
+from nbmr.folding import Fold
 from nbmr.job import Job
 from nbmr.placed import Answer, answers, raise_failure
 from nbmr.progress import awaiting, follow
@@ -64,6 +66,36 @@ class Client(Session):
                     job.forget()  # what is still running is ended, and nothing stays on the broker
         finally:
             job.forget()  # also where an interrupt came before or behind all that
+
+    def reduce(
+        self,
+        data: Any,
+        fn: Callable[[Any, Any], Any],
+        initial: Any = reduction.MISSING,
+        *,
+        partitions: int | None = None,
+        queue: str = "default",
+        retries: int = 0,
+        timeout: float | None = None,
+        progress: bool = True,
+        name: str | None = None,
+    ) -> Any:
+        """Fold data into one value on workers; see `nbmr.reduce`."""
+        __tracebackhide__ = True
+        if not callable(fn):
+            raise ConfigError(f"fn has to be callable; got {type(fn).__name__}.")
+        fold = Fold(fn)
+        chunks = reduction.first_level(data, partitions, initial)
+        for level in itertools.count(1):
+            if isinstance(chunks, list) and len(chunks) == len(chunks[0]) == 1:
+                return chunks[0][0]
+            partial = self.map(
+                chunks, fold, partitions=len(chunks) if isinstance(chunks, list) else None, queue=queue,
+                retries=retries, timeout=timeout, gather="list", progress=progress,
+                name=reduction.label(fn, name, level),
+            )  # fmt: skip
+            chunks = reduction.next_level(partial)
+        raise AssertionError  # each level is smaller than the one below
 
     def submit(
         self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any

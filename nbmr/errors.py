@@ -4,7 +4,8 @@
 
     NbmrError
     ├── ConfigError (ValueError)            a setting or an argument is wrong or missing
-    │   └── GatherError (TypeError)         results can't be concatenated, as was asked for
+    │   ├── GatherError (TypeError)         results can't be concatenated, as was asked for
+    │   └── NothingToReduce (TypeError)     `nbmr.reduce` of empty data, and no initial value
     ├── PickleError (TypeError)             an object can't travel; says which, and where it is
     ├── BrokerError
     │   ├── BrokerUnreachable (ConnectionError)     nothing answers there
@@ -43,6 +44,10 @@ class ConfigError(NbmrError, ValueError):
 
 class GatherError(ConfigError, TypeError):
     """The results can't be concatenated, as was asked for; the message names the first that doesn't fit."""
+
+
+class NothingToReduce(ConfigError, TypeError):
+    """`nbmr.reduce` got empty data and no initial value; a TypeError, as of `functools.reduce`."""
 
 
 class PickleError(NbmrError, TypeError):

@@ -160,16 +160,16 @@ class Source:
 
     def _batches(self, size: Callable[[int], int]) -> Iterator[Task]:
         batch: list[Any] = []
-        sent = weight = 0
+        sent = held = 0
         limit = max(1, min(size(0), self._most))
         began = time.monotonic()
         for item in self._data:
             batch.append(item)
-            weight += _weight(item)
-            if len(batch) >= limit or weight >= _BATCH_BYTES or time.monotonic() - began > _PATIENCE:
+            held += weight(item)
+            if len(batch) >= limit or held >= _BATCH_BYTES or time.monotonic() - began > _PATIENCE:
                 yield Task(sent, batch)
                 sent += len(batch)
-                batch, weight = [], 0
+                batch, held = [], 0
                 limit = max(1, min(size(sent), self._most))
                 began = time.monotonic()
         if batch:
@@ -182,7 +182,7 @@ def is_frame(data: Any) -> bool:
     return pandas is not None and isinstance(data, pandas.DataFrame | pandas.Series)
 
 
-def _weight(item: Any) -> int:
+def weight(item: Any) -> int:
     """Roughly how many bytes an item takes, cheaply."""
     if isinstance(item, int | float | bool | None):
         return 8

@@ -1,0 +1,45 @@
+"""What a worker does for `nbmr.reduce`: it folds some neighbours into one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+class Chunk(list[Any]):
+    """Neighbours that one call folds, in their order.
+
+    Parameters
+    ----------
+    values
+        Items, partitions or partial results.
+    nbytes
+        Roughly how many bytes they take, for who puts chunks into tasks.
+    """
+
+    def __init__(self, values: Iterable[Any] = (), nbytes: int = 0) -> None:
+        super().__init__(values)
+        self.nbytes = nbytes
+
+
+class Fold:
+    """Folds a chunk with a function of two arguments, from left to right.
+
+    Parameters
+    ----------
+    fn
+        Gets what came of the values so far, and the next value.
+
+    Examples
+    --------
+    >>> Fold(lambda a, b: a + b)(["a", "b", "c"])
+    'abc'
+    """
+
+    def __init__(self, fn: Callable[[Any, Any], Any]) -> None:
+        self.fn = fn
+
+    def __call__(self, chunk: list[Any]) -> Any:
+        """Fold one chunk; a single value is what it is."""
+        return functools.reduce(self.fn, chunk)
