@@ -89,6 +89,14 @@ try:
     print('now', flush=True)
     job.result()
 """,
+    "what came of chunks is folded": """
+def fold(a, b):
+    if isinstance(b, tuple):
+        time.sleep(90)
+    return 0, Told('pickled')
+try:
+    nbmr.reduce(range(200), fold, queue=queue, progress=False)
+""",
 }
 
 
