@@ -37,6 +37,8 @@ _REMEMBERED = 10_000
 _TRUSTED = 10.0
 #: Seconds for which a worker waits for a private node whose keeper is dead.
 _ABANDONED = 60.0
+#: Seconds for which a worker that is to end waits for a broker that is out of reach, or takes nothing.
+GIVE_UP_SECONDS = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -218,8 +220,14 @@ class Worker:
         self._teller.again()
         for slot in self.slots:
             slot.drain()
+        troubled_since = None
         for slot in self.slots:
             while slot.is_alive():
+                now = time.monotonic()
+                troubled_since = (troubled_since or now) if self.broker.trouble else None
+                if troubled_since and now - troubled_since > GIVE_UP_SECONDS:
+                    _log.warning("RabbitMQ takes no results (%s): this worker ends", self.broker.trouble)
+                    self._killed = True
                 if self._killed:
                     slot.kill()
                     break

@@ -274,6 +274,26 @@ def test_down_for_long(client, broker, eventually):
     job.forget()
 
 
+def test_a_worker_that_is_to_end_gives_up_a_broker_that_is_down(client, broker, start, tmp_path, eventually):
+    program = (
+        "import sys; from nbmr.worker import worker; worker.GIVE_UP_SECONDS = 2.0;"
+        "from nbmr.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    queue = f"ending-{secrets.token_hex(4)}"
+    options = ["--url", broker.url, "--queue", queue]
+    worker = start("-c", program, "worker", *options, env={"NBMR_KEY": client.settings.key})
+    assert worker.stderr.readline().startswith("Ready")
+    job = client.submit([1], gated, tmp_path / "gate", queue=queue)
+    eventually(lambda: job.progress.running)
+    broker.kill()
+    worker.terminate()
+    _, err = worker.communicate(timeout=60)
+    assert worker.returncode == 0
+    assert "RabbitMQ takes no results (reconnecting" in err
+    broker.start()
+    job.forget()
+
+
 def test_ctrl_c_while_it_is_down(client, broker, interrupt):
     soon, since = interrupt
     broker.kill()
