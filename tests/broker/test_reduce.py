@@ -113,7 +113,7 @@ def test_an_error_on_a_higher_level(client):
 
 
 @pytest.mark.parametrize("level", ["first", "last"])
-def test_a_worker_that_dies_changes_nothing(client, tmp_path, level):
+def test_a_tasks_process_that_is_killed_changes_nothing(client, tmp_path, level):
     once = tmp_path / "once"
 
     def fold(a, b, once=str(once), many=100 if level == "last" else 1):
