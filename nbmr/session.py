@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nbmr import config, frames, listing, node, pools, registry, topology
-from nbmr.broker import Consumer, NotFound, connect
+from nbmr.broker import Broker, Consumer, NotFound, connect
 from nbmr.cell import Cell, Once
 from nbmr.errors import BrokerError, BrokerUnreachable, ConfigError, NodeError, WorkerError
 from nbmr.job import Job
@@ -62,13 +62,23 @@ class Session:
         self._roster: Roster | None = None
         self._lock = threading.Lock()
         try:
-            self._broker = connect(self.settings.url, self.settings.alive)
+            self._broker = self._connect(on_progress)
             if not self.settings.node:
                 check_key(self._broker, self._signer)
                 self._watch_key()
         except BaseException:
             self.close()
             raise
+
+    def _connect(self, on_progress: Callable[[str], None] | None) -> Broker:
+        """Connect; once more where the private node was killed just now, and comes back by itself."""
+        try:
+            return connect(self.settings.url, self.settings.alive)
+        except BrokerUnreachable:
+            if not self.settings.node:
+                raise
+        node.ensure(on_progress)
+        return connect(self.settings.url, self.settings.alive)
 
     @property
     def usable(self) -> bool:

@@ -72,6 +72,28 @@ def test_its_server_is_killed(client, eventually):
     assert (after.keeper_pid, after.data_dir, after.url) == (before.keeper_pid, before.data_dir, before.url)
 
 
+def test_its_server_is_killed_as_a_client_comes(client, start):
+    program = """
+import os, signal
+from nbmr import session
+from nbmr.node import connection_file
+
+connect = session.connect
+
+def connect_to_a_dead_one(url, alive):
+    session.connect = connect
+    os.kill(connection_file.read().node_pid, signal.SIGKILL)
+    return connect(url, alive)
+
+session.connect = connect_to_a_dead_one
+import nbmr
+with nbmr.Client() as client:
+    print(client.map([1, 2], lambda x: x + 1, progress=False))
+"""
+    out, err = start("-c", program).communicate(timeout=90)
+    assert out == "[2, 3]\n", err
+
+
 def test_its_server_is_killed_while_tasks_are_sent(client):
     def items():
         for number in range(40):
