@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from nbmr.panel import FAILURES, LIVE_LINES
-from nbmr.state import Line, Output, State, WorkerRow
+from nbmr.printed import Output
+from nbmr.state import State, WorkerRow
 
 if TYPE_CHECKING:
     from nbmr.failures import Failure
@@ -59,7 +60,7 @@ class Observer:
         ended = status in ("done", "failed", "cancelled")
         if progress.failed > len(self._failures) < FAILURES:
             self._failures = tuple(job.failures[:FAILURES])
-        self._read_output()
+        self._output = job.printed.latest(LIVE_LINES, self._output)
         if ended or time.monotonic() - self._crew_at >= CREW_SECONDS:
             self._crew, self._crew_at = self._read_crew(ended=ended), time.monotonic()
         return State(
@@ -81,14 +82,6 @@ class Observer:
             crew=self._crew,
             output=self._output,
         )
-
-    def _read_output(self) -> None:
-        written = self._job.written()
-        if written.version != self._output.version:
-            lines = [
-                Line(line.task, line.worker, line.text, line.dropped) for line in written.last(LIVE_LINES)
-            ]
-            self._output = Output(tuple(lines), written.total, written.version)
 
     def _read_crew(self, *, ended: bool) -> tuple[WorkerRow, ...]:
         facts = {} if ended else {told.worker: told for told in self._job.roster()}

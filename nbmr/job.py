@@ -17,8 +17,9 @@ from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, JobCancelled, JobNotFound, JobTimeout
 from nbmr.failures import Failures
 from nbmr.inputs import Inputs
-from nbmr.joblog import JobLog, Member, OutputLine, Progress, Status, Written
+from nbmr.joblog import JobLog, Member, Progress, Status
 from nbmr.outcome import values_of, warn_of
+from nbmr.printed import Printed
 from nbmr.roster import WorkerFacts
 from nbmr.sending import Sending
 from nbmr.stall import Stall
@@ -118,15 +119,12 @@ class Job:
         Where a task prints more than 200 lines or 32 KiB a second, the latest are here, and a line says how
         many were left out.
         """
-        return "".join(f"{line.text}\n" for line in self.output_lines())
+        return "".join(f"{line.text}\n" for line in self.printed.lines())
 
-    def output_lines(self) -> list[OutputLine]:
-        """Return the lines of `output`, each with its task and worker."""
-        return self._log.output_lines()
-
-    def written(self) -> Written:
-        """Return the same for who shows it: lines with their tasks, and how many there were in all."""
-        return self._log.written()
+    @property
+    def printed(self) -> Printed:
+        """The same for who shows it: lines with their tasks, and how many there were in all."""
+        return self._log.printed
 
     def crew(self) -> dict[str, Member]:
         """Return what each worker did for this job so far and is at now, by its name."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,10 +23,9 @@ from nbmr.failures import Failure
 from nbmr.inputs import Given, Inputs
 from nbmr.message import Message
 from nbmr.outcome import Chunks, Outcome, failure
+from nbmr.printed import Printed
 from nbmr.signing import Signer
 
-#: Lines of output that are kept.
-OUTPUT_LINES = 1000
 #: The kinds of messages in a job's log.
 _KINDS = ("opened", "sending", "started", "output", "input", "result", "chunk", "died", "sealed", "kept")
 
@@ -75,39 +73,6 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class OutputLine:
-    """A line that a task printed, or a note that some were left out."""
-
-    #: The task's number.
-    task: int
-    #: ``host:pid`` of the worker.
-    worker: str
-    text: str
-    #: How many lines were left out in this place, which is what `text` says then; 0 for one that was printed.
-    dropped: int = 0
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a job's tasks printed so far."""
-
-    #: Another number means that something changed.
-    version: int
-    #: How many lines were printed in all.
-    total: int
-    #: The last of them, as the log goes on.
-    kept: deque[OutputLine]
-
-    def last(self, count: int) -> list[OutputLine]:
-        """Return the last lines, in order."""
-        while True:
-            try:
-                return list(islice(reversed(self.kept), count))[::-1]
-            except RuntimeError:  # one more came meanwhile
-                continue
-
-
-@dataclass(frozen=True)
 class Member:
     """What a worker did for a job. Counts are of tasks, which may cover several units each."""
 
@@ -145,12 +110,8 @@ class JobLog:
     bytes_received: int = 0
     bytes_sent: int = 0
     rejected: int = 0
-    #: The last lines that tasks printed, how many they printed in all, how many of these were left out of the
-    #: log, and a number that grows with each change.
-    output: deque[OutputLine] = field(default_factory=lambda: deque(maxlen=OUTPUT_LINES), repr=False)
-    output_total: int = 0
-    output_dropped: int = 0
-    output_version: int = 0
+    #: What tasks printed.
+    printed: Printed = field(default_factory=Printed, repr=False)
     #: Whether the results were let go, since they were gathered.
     given_away: bool = False
     #: Whether results are let go as soon as they are counted.
@@ -173,8 +134,6 @@ class JobLog:
     _running: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
     #: By worker: its host, and how many tasks it has done, and how many failed.
     _crew: dict[str, tuple[str, int, int]] = field(default_factory=dict, repr=False)
-    #: By run: how many entries told what it printed.
-    _told: dict[str, int] = field(default_factory=dict, repr=False)
     #: Large results on their way, by their run.
     _chunks: dict[str, Chunks] = field(default_factory=dict, repr=False)
     _failed: list[tuple[int, dict[str, Any], dict[str, Any], list[str], Given | None]] = field(
@@ -233,16 +192,6 @@ class JobLog:
             for task, started in self._running.items():
                 tasks[started["worker"]][task] = started["since"]
             return {name: Member(*known, tasks[name]) for name, known in self._crew.items()}
-
-    def written(self) -> Written:
-        """Return the output as it is now."""
-        with self.changed:
-            return Written(self.output_version, self.output_total, self.output)
-
-    def output_lines(self) -> list[OutputLine]:
-        """Return the last lines that tasks printed, in order."""
-        with self.changed:
-            return list(self.output)
 
     def failures(self) -> list[Failure]:
         """Return what failed so far, in the order of arrival."""
@@ -372,26 +321,8 @@ class JobLog:
 
     def _on_output(self, entry: Message) -> None:
         fields = entry.fields
-        if fields["number"] >= self._told.get(fields["run"], 0):  # else: sent twice
-            self._told[fields["run"]] = fields["number"] + 1
-            self._add_output(entry.task, fields["worker"], fields["text"], fields["dropped"])
-
-    def _add_output(self, task: int, worker: str, text: str, dropped: int) -> None:
-        """Add lines, and before them a note of those that were left out."""
-        if self.counts_only or not (text or dropped):
-            return
-        if dropped:
-            last = self.output[-1] if self.output else None
-            before = self.output.pop().dropped if last and last.dropped and last.task == task else 0
-            note = f"… {before + dropped:,} lines left out"
-            self.output.append(OutputLine(task, worker, note, before + dropped))
-            self.output_dropped += dropped
-            self.output_total += dropped
-        if text:
-            lines = text.removesuffix("\n").split("\n")
-            self.output.extend(OutputLine(task, worker, line) for line in lines)
-            self.output_total += len(lines)
-        self.output_version += 1
+        if self.printed.is_new(fields["run"], fields["number"]) and not self.counts_only:
+            self.printed.add(entry.task, fields["worker"], fields["text"], fields["dropped"])
 
     def _on_chunk(self, entry: Message) -> None:
         if entry.task in self.outcomes:
@@ -407,7 +338,7 @@ class JobLog:
             fields = fields | {name: last[name] for name in ("host", "pid") if name in last}
         self._running.pop(entry.task, None)
         chunks = self._chunks.pop(fields["run"], None)
-        self._told.pop(fields["run"], None)
+        self.printed.end(fields["run"])
         if entry.task in self.outcomes:
             return
         payload = entry.payload
@@ -421,7 +352,9 @@ class JobLog:
         outcome = self.outcomes[entry.task] = Outcome.read(fields, payload)
         if self.counts_only:
             outcome.payload = None
-        self._add_output(entry.task, fields["worker"], fields.get("printed", ""), fields.get("dropped", 0))
+        else:
+            text, dropped = fields.get("printed", ""), fields.get("dropped", 0)
+            self.printed.add(entry.task, fields["worker"], text, dropped)
         failures = outcome.failures
         host, done, failed = self._crew.get(fields["worker"], (fields["host"], 0, 0))
         self._crew[fields["worker"]] = host, done + (not failures), failed + bool(failures)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from nbmr import html
 from nbmr.failures import Failure
-from nbmr.state import Output, State, WorkerRow, facts, more, title
+from nbmr.printed import Output
+from nbmr.state import State, WorkerRow, facts, more, title
 
 #: How many workers and failures have a row.
 WORKERS, FAILURES = 20, 20

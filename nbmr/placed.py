@@ -156,7 +156,7 @@ def answers(job: Job, places: tuple[Place, ...]) -> list[Answer]:
     values = dict(job)
     failures = {failure.number: failure for failure in job.failures}
     printed: dict[int, list[str]] = {}
-    for line in job.output_lines():
+    for line in job.printed.lines():
         printed.setdefault(line.task, []).append(f"{line.text}\n")
     return [
         Answer(place.name, "".join(printed.get(number, ())), values.get(number), failures.get(number))

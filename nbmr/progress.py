@@ -14,7 +14,8 @@ from nbmr import html, widgets
 from nbmr.errors import ConfigError
 from nbmr.follower import Follower, View
 from nbmr.panel import FAILURES
-from nbmr.state import Line, Output, State, facts, more, title
+from nbmr.printed import Output, OutputLine
+from nbmr.state import State, facts, more, title
 
 if TYPE_CHECKING:
     from nbmr.job import Job
@@ -238,7 +239,7 @@ class Bar:
         self._bar.close()
 
     def _write_output(self, output: Output) -> None:
-        shown: tuple[Line, ...] = ()
+        shown: tuple[OutputLine, ...] = ()
         for count in range(1, min(self.LINES, len(output.lines)) + 1):
             if output.before(output.lines[-count:]) < self._lines:
                 break

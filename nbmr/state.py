@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from nbmr import html
 from nbmr.failures import Failure
+from nbmr.printed import Output
 
 _ENDED = ("done", "failed", "cancelled")
 #: How many failures, and lines of output, the text of a job has.
@@ -31,32 +32,6 @@ class WorkerRow:
     #: Bytes that it holds, and percent of one core that it takes; None where that isn't known.
     memory: int | None = None
     cpu: float | None = None
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line that a task wrote, or a note of those that were left out in its place."""
-
-    task: int
-    worker: str
-    text: str
-    #: How many lines it stands for if it is such a note.
-    dropped: int = 0
-
-
-@dataclass(frozen=True)
-class Output:
-    """The last lines that a job's tasks wrote, in order."""
-
-    lines: tuple[Line, ...] = ()
-    #: How many lines they wrote in all.
-    total: int = 0
-    #: Another number means that something changed.
-    version: int = 0
-
-    def before(self, shown: tuple[Line, ...]) -> int:
-        """Return how many lines there were before these last ones."""
-        return max(0, self.total - sum(line.dropped or 1 for line in shown))
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ def test_everything_is_there_in_order(client, queue):
             assert [line.split()[-2] for line in ours] == [
                 "printed", "logged", "warned", "written", "echoed", "last",
             ]  # fmt: skip
-        assert {line.task for line in job._log.output_lines()} == {0, 1}
-        assert {line.worker for line in job._log.output_lines()} == set(job.progress.workers)
+        assert {line.task for line in job.printed.lines()} == {0, 1}
+        assert {line.worker for line in job.printed.lines()} == set(job.progress.workers)
         other = client.attach(job.id)
         other.result()
         assert other.output == job.output
@@ -61,11 +61,11 @@ def test_lines_come_while_the_task_runs(client, queue, tmp_path, eventually):
         job = client.submit([tmp_path / "go"], wait_for, queue=queue)
         eventually(lambda: job.output == "waiting\nfor \n")  # the half line, too
         assert job.status == "running"
-        version = job._log.output_version
+        version = job.printed.version
         (tmp_path / "go").touch()
         job.result()
         assert job.output == "waiting\nfor \nthat\n"
-        assert job._log.output_version > version
+        assert job.printed.version > version
         job.forget()
 
 
@@ -104,13 +104,13 @@ def test_a_million_lines(client, queue, outsider):
     with client.workers(1, queue=queue):
         job = client.submit([1_000_000], fn, queue=queue)
         (seconds,) = job.result(timeout=100)
-        lines = job._log.output_lines()
+        lines = job.printed.lines()
         entries = outsider.channel.queue_declare(topology.job_log(job.id).name, passive=True)
         assert entries.method.message_count < 20 + 10 * seconds
         assert lines[-1].text == "line 999999"
         shown = [line for line in lines if not line.dropped]
         assert len(shown) <= 1000
-        assert job._log.output_dropped >= 1_000_000 - 200 * (seconds + 3)
+        assert job.printed.dropped >= 1_000_000 - 200 * (seconds + 3)
         assert "lines left out" in job.output
         job.forget()
 

@@ -15,22 +15,22 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 #: A job that its own thread moves on, while the main thread waits or does something else.
 JOB = """
 import threading, time
-from collections import deque
 from nbmr import widgets
 from nbmr.failures import Failure
-from nbmr.joblog import Member, OutputLine, Progress, Written
+from nbmr.joblog import Member, Progress
+from nbmr.printed import Printed
 from nbmr.progress import follow, starting
 
 class Job:
     id, name, status, hint, rejected = "4f2a", "<script>alert(1)</script>", "pending", "", 0
     done, failures = 0, []
     workers = frozenset(["one", "two"])
-    members, printed, roster, cancelled = {}, 0, list, False
+    members, roster, cancelled = {}, list, False
 
     def __init__(self, total, seconds_each):
         self.total, self.seconds_each = total, seconds_each
         self.began, self.ended = time.monotonic(), threading.Event()
-        self.followers, self.lines, self.while_waiting = set(), deque(maxlen=1000), None
+        self.followers, self.printed, self.while_waiting = set(), Printed(), None
 
     def cancel(self):
         self.cancelled = True
@@ -39,11 +39,7 @@ class Job:
         return self.members
 
     def print(self, *lines):
-        self.lines.extend(OutputLine(3, "w", line) for line in lines)
-        self.printed += len(lines)
-
-    def written(self):
-        return Written(self.printed, self.printed, self.lines)
+        self.printed.add(3, "w", "".join(f"{line}\\n" for line in lines))
 
     def start(self):
         threading.Thread(target=self.run).start()
@@ -189,8 +185,8 @@ def test_a_million_lines_of_output_are_a_few_small_messages(run):
     source = """
 job = Job(1500, 0.001).start()
 with follow(job):
-    while job.printed < 1_000_000:
-        job.print(*(f"line {job.printed + n} " + "x" * 5000 for n in range(1000)))
+    for done in range(0, 1_000_000, 1000):
+        job.print(*(f"line {done + n} " + "x" * 5000 for n in range(1000)))
     job.print("the last line")
     job.ended.wait()
     time.sleep(0.5)

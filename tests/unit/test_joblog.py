@@ -93,16 +93,16 @@ RUN = WHO | {"number": 0, "text": "", "dropped": 0}
 def test_output_is_folded_in_order_and_once(log):
     tell(log, "output", 0, **RUN | {"text": "a\n\nb\n"})
     tell(log, "output", 0, **RUN | {"text": "a\n\nb\n"})  # sent again after a reconnect
-    before = log.output_version
+    before = log.printed.version
     tell(log, "output", 1, **RUN | {"run": "s", "worker": "v", "text": "c\n"})
-    assert log.output_version > before
-    assert [(line.task, line.worker, line.text) for line in log.output_lines()] == [
+    assert log.printed.version > before
+    assert [(line.task, line.worker, line.text) for line in log.printed.lines()] == [
         (0, "w", "a"), (0, "w", ""), (0, "w", "b"), (1, "v", "c"),
     ]  # fmt: skip
     buffers = codec.encode([1])
     for _ in range(2):
         tell(log, "result", 0, buffers=buffers, start=0, count=1, printed="last\n", dropped=0, **WHO)
-    assert [line.text for line in log.output_lines()][-2:] == ["c", "last"]
+    assert [line.text for line in log.printed.lines()][-2:] == ["c", "last"]
     assert log.progress().done == 1
 
 
@@ -110,15 +110,15 @@ def test_lines_that_were_left_out_are_counted_in_their_place(log):
     tell(log, "output", 0, **RUN | {"text": "a\n"})
     tell(log, "output", 0, **RUN | {"number": 1, "dropped": 1000})
     tell(log, "output", 0, **RUN | {"number": 2, "dropped": 234, "text": "z\n"})
-    assert [line.text for line in log.output_lines()] == ["a", "… 1,234 lines left out", "z"]
-    assert log.output_dropped == 1234
+    assert [line.text for line in log.printed.lines()] == ["a", "… 1,234 lines left out", "z"]
+    assert log.printed.dropped == 1234
 
 
 def test_only_the_last_lines_are_kept(log):
     for number in range(30):
         tell(log, "output", 0, **RUN | {"number": number, "text": "".join(f"{i}\n" for i in range(100))})
-    assert len(log.output_lines()) == 1000
-    assert log.output_lines()[-1].text == "99"
+    assert len(log.printed.lines()) == 1000
+    assert log.printed.lines()[-1].text == "99"
 
 
 def test_who_does_what(log):

@@ -19,24 +19,19 @@ from nbmr.errors import ConfigError
 
 JOB = """
 import sys, time
-from collections import deque
 from nbmr.failures import Failure
-from nbmr.joblog import OutputLine, Progress, Written
+from nbmr.joblog import Progress
+from nbmr.printed import Printed
 from nbmr.progress import follow, starting
 
 class Job:
     id, name, status, hint, rejected, done, total, failures = "4f2a", "clean", "running", "", 0, 0, 40, []
     workers = frozenset(["one", "two"])
-    began, followers, lines, total = time.monotonic(), set(), deque(maxlen=1000), 40
-    printed = 0
+    began, followers, printed, total = time.monotonic(), set(), Printed(), 40
     roster, crew = list, dict
 
     def print(self, *lines):
-        self.lines.extend(OutputLine(3, "w", line) for line in lines)
-        self.printed += len(lines)
-
-    def written(self):
-        return Written(self.printed, self.printed, self.lines)
+        self.printed.add(3, "w", "".join(f"{line}\\n" for line in lines))
 
     @property
     def progress(self):

@@ -9,7 +9,8 @@ import pytest
 
 from nbmr import panel
 from nbmr.failures import Failure
-from nbmr.state import Line, Output, State, WorkerRow, facts, text
+from nbmr.printed import Output, OutputLine
+from nbmr.state import State, WorkerRow, facts, text
 
 EVIL = "<img src=x onerror=\"alert('1')\">&amp;"
 RUNNING = State("clean", "running", done=24, total=40, seconds=2, seconds_left=1.4, rate=12, workers=2)
@@ -65,7 +66,7 @@ FAILURE = Failure(
 
 def test_everything_that_users_name_is_escaped():
     crew = (WorkerRow(EVIL + "worker", "host", EVIL + "state", 1, 0, (3,), 1.0, 1_000_000, 12.0),)
-    output = Output((Line(3, EVIL + "on", EVIL + "line"),), 1)
+    output = Output((OutputLine(3, EVIL + "on", EVIL + "line"),), 1)
     state = replace(
         RUNNING, name=EVIL, hint=EVIL + "hint", failed=1, failures=(FAILURE,), crew=crew, output=output
     )
@@ -83,7 +84,7 @@ def test_everything_that_users_name_is_escaped():
 
 def test_text_has_no_control_sequences_and_no_lines_of_its_own():
     failure = Failure("error", 7, "x\x00" + "y" * 10_000)
-    output = Output((Line(3, "w", "\x1b[31mred\x07"),), 1)
+    output = Output((OutputLine(3, "w", "\x1b[31mred\x07"),), 1)
     state = replace(
         RUNNING, name="a\x1b[2J\nb", hint="wait\r\nhere", failed=1, failures=(failure,), output=output
     )
@@ -136,7 +137,10 @@ def test_the_workers_have_a_row_each():
 
 
 def test_the_last_lines_are_shown_and_the_others_counted():
-    lines = (Line(1, "w", "… 500 lines left out", 500), *(Line(2, "w", f"line {i}") for i in range(300)))
+    lines = (
+        OutputLine(1, "w", "… 500 lines left out", 500),
+        *(OutputLine(2, "w", f"line {i}") for i in range(300)),
+    )
     output = Output(lines, 1_000)
     live = Reader(panel.output(output, 200))
     assert live.tags[0][1]["role"] == "log"
