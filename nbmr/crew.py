@@ -60,34 +60,27 @@ def look(session: Session) -> list[Member]:
         If RabbitMQ refuses to let them be asked.
     """
     heard = session.workers_seen()
-    here = _here(session, pools.living(session.settings))
-    known = {(facts.host, facts.pid) for facts in heard}
+    living = pools.living(session.settings)
     # those that are ready answer, only perhaps not as soon, on a machine that is busy
-    late = {member.queue for member in here if member.state == "ready" and _place(member) not in known}
+    late = {member.queue for member in _silent(session, living, heard) if member.state == "ready"}
     for queue in sorted(late):
         heard = [facts for facts in heard if facts.queue != queue] + session.workers_seen(queue)
-    return _merge(heard, here)
+    return _merge(heard, _silent(session, living, heard))
 
 
 def of_pool(session: Session, pool: Pool) -> list[Member]:
     """Return the workers of one pool, without waiting for any: what they have told last."""
-    here = _here(session, [pool])
-    places = {_place(member) for member in here}
+    host, pids = platform.node(), pool.state().get("workers", ())
     try:
-        heard = [facts for facts in session.roster.facts() if (facts.host, facts.pid) in places]
+        heard = [facts for facts in session.roster.facts() if facts.host == host and facts.pid in pids]
     except BrokerError:  # the client was closed, or may not ask: what this machine knows has to do
         heard = []
-    return _merge(heard, here)
+    return _merge(heard, _silent(session, [pool], heard))
 
 
-def _merge(heard: list[WorkerFacts], here: list[Member]) -> list[Member]:
-    told = {(facts.host, facts.pid): _told(facts) for facts in heard}
-    found = {_place(member): member for member in here if member.memory is not None} | told
-    return sorted(found.values(), key=lambda member: (member.queue, member.host, member.pid))
-
-
-def _place(member: Member) -> tuple[str, int]:
-    return member.host, member.pid
+def _merge(heard: list[WorkerFacts], silent: list[Member]) -> list[Member]:
+    found = [*map(_told, heard), *silent]
+    return sorted(found, key=lambda member: (member.queue, member.host, member.pid))
 
 
 def _told(facts: WorkerFacts) -> Member:
@@ -99,18 +92,19 @@ def _told(facts: WorkerFacts) -> Member:
     )  # fmt: skip
 
 
-def _here(session: Session, living: list[Pool]) -> list[Member]:
-    """Return the workers of this machine's pools, as far as their pools tell; gone ones have no memory."""
+def _silent(session: Session, living: list[Pool], heard: list[WorkerFacts]) -> list[Member]:
+    """Return the workers of this machine's pools that have told nothing, as far as their pools know them."""
     host, url = platform.node(), passwords.without(session.settings.url)
+    told = {facts.pid for facts in heard if facts.host == host}
     members = []
     for pool in living:
         state = pool.state()
         if state.get("broker", url) != url:  # pools of all named brokers lie in one folder
             continue
         for pid in state.get("workers", ()):
-            ready = "ready" if pid in state["ready"] else "starting"
-            limit = state.get("memory_limit")
-            members.append(Member(state["queue"], host, pid, ready, _memory(pid), limit))
+            if pid not in told and (memory := _memory(pid)) is not None:
+                ready = "ready" if pid in state["ready"] else "starting"
+                members.append(Member(state["queue"], host, pid, ready, memory, state.get("memory_limit")))
     return members
 
 

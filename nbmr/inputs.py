@@ -184,10 +184,7 @@ class Given:
             If the input can't be had.
         """
         entry = self._entry()
-        if reference := entry.fields["function_blob"]:
-            buffers = codec.slices(self._inputs.map(reference), entry.fields["function_layout"])
-        else:
-            buffers = _writable(entry.buffers()[: entry.fields["inline"]])
+        buffers = self._buffers(entry, "function", slice(entry.fields["inline"]))
         fn, args, kwargs = codec.decode(buffers)
         return fn, args, kwargs
 
@@ -200,11 +197,14 @@ class Given:
             If the input can't be had.
         """
         entry = self._entry()
-        if reference := entry.fields["data_blob"]:
-            buffers = codec.slices(self._inputs.map(reference), entry.fields["data_layout"])
-        else:
-            buffers = _writable(entry.buffers()[entry.fields["inline"] :])
+        buffers = self._buffers(entry, "data", slice(entry.fields["inline"], None))
         return codec.decode(buffers)[self._unit]
+
+    def _buffers(self, entry: Message, part: str, inline: slice) -> list[codec.Buffer]:
+        """Return a part's buffers, which can be written to: from its blob, or from the entry itself."""
+        if reference := entry.fields[f"{part}_blob"]:
+            return codec.slices(self._inputs.map(reference), entry.fields[f"{part}_layout"])
+        return [bytearray(buffer) for buffer in entry.buffers()[inline]]
 
     def _entry(self) -> Message:
         if not self.logged:
@@ -213,10 +213,6 @@ class Given:
                 " the function on this part of your data."
             )
         return self._inputs.entry(self.task)
-
-
-def _writable(buffers: Iterable[codec.Buffer]) -> list[codec.Buffer]:
-    return [bytearray(buffer) for buffer in buffers]
 
 
 def _close(files: dict[str, int]) -> None:
