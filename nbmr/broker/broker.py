@@ -265,9 +265,13 @@ class Broker:
             self.close()
 
     def close(self) -> None:
-        """Close both connections."""
-        self._publishing.close()
-        self._consuming.close()
+        """Close both connections, when what is under way is done; see `Link.finish`."""
+        try:
+            for link in (self._publishing, self._consuming):
+                link.finish()
+        finally:
+            self._publishing.close()
+            self._consuming.close()
 
 
 def _declaration_of(exchange: str) -> Operation:

@@ -50,6 +50,11 @@ class Calls:
         self._resting: list[Call] = []
         self._patience = Patience()
 
+    @property
+    def idle(self) -> bool:
+        """Whether every call is answered."""
+        return not (self._waiting or self._calling or self._resting)
+
     def add(self, call: Call) -> None:
         """Take a call, from any thread; `next` makes it."""
         self._waiting.append(call)

@@ -35,6 +35,8 @@ CLOSE_SECONDS = 2.0
 #: it starts the writers of its streams twice, within 0.2 s on an idle machine (3.10.8), and what the first
 #: ones take is lost, or overwritten by the second ones, confirmed or not.
 RESTART_SECONDS = 2.0
+#: Seconds that what is under way may take when a connection is closed, reconnecting included.
+FINISH_SECONDS = 5.0
 #: Seconds before a consumer subscribes again that RabbitMQ could not serve yet.
 SUBSCRIBE_SECONDS = 0.3
 
@@ -187,6 +189,14 @@ class Link:
     def consumer_of(self, queue: str) -> Consumer | None:
         """Return a consumer of a queue, if there is one on this connection."""
         return next((consumer for consumer in list(self._consumers) if consumer.queue == queue), None)
+
+    def finish(self) -> None:
+        """Wait until what is under way is done, unless RabbitMQ takes nothing, and not for long."""
+        deadline = time.monotonic() + FINISH_SECONDS
+        while not (self._publisher.idle and self._calls.idle) and time.monotonic() < deadline:
+            if self._state not in {"open", "reconnecting"} or self._in_io_thread():
+                return
+            time.sleep(0.01)
 
     def close(self) -> None:
         """Close the connection and end its thread; what is unconfirmed fails."""

@@ -55,6 +55,8 @@ class Guard:
         self._receiver = pipe.Receiver()
         self._kills = oom.Kills()
         self._child: Child | None = None
+        #: Whether it was told to end at once: then no other child is started.
+        self.ended = False
         self._output = Output()
 
     # ---------------------------------------------------------------- for other threads
@@ -66,9 +68,11 @@ class Guard:
             self._waker.send(b"w")
 
     def kill(self) -> None:
-        """End the child at once."""
+        """End the child at once, and start no other one."""
+        self.ended = True
         if self._child:
             self._child.kill()
+        self.wake()
 
     # ---------------------------------------------------------------- in the slot's thread
 
@@ -79,18 +83,25 @@ class Guard:
         ------
         EOFError, OSError
             If that is not possible.
+        Died
+            After `kill`.
         """
         if self._child is not None:
             return
-        for seconds in _START_AGAIN:
+        for seconds in (*_START_AGAIN, None):
+            if self.ended:
+                raise Died("the end of its worker")
             try:
                 self._child = Child(self._output)
             except (EOFError, OSError):
+                if seconds is None:
+                    raise
                 _log.warning("a task's process could not be started; once more in %g s", seconds)
                 time.sleep(seconds)
             else:
+                if self.ended:  # meanwhile, and nobody has killed this one
+                    self._child.kill()
                 return
-        self._child = Child(self._output)
 
     @property
     def pid(self) -> int:

@@ -109,8 +109,10 @@ class Slot(threading.Thread):
         self._put(None)
 
     def kill(self) -> None:
-        """End the child at once."""
+        """End at once; the running task is given back."""
         self._guard.kill()
+        with self._all_settled:
+            self._all_settled.notify_all()
 
     def facts(self) -> dict[str, Any]:
         """Return what it is doing, as a message of kind ``worker`` tells it."""
@@ -162,7 +164,9 @@ class Slot(threading.Thread):
             self._worker.fail(f"{type(exc).__name__}: {exc}")
         finally:
             with self._all_settled:
-                self._all_settled.wait_for(lambda: not self._unsettled, LAST_ANSWER_SECONDS)
+                self._all_settled.wait_for(
+                    lambda: not self._unsettled or self._guard.ended, LAST_ANSWER_SECONDS
+                )
             for consumer in (self._consumer, self._own):
                 if consumer:
                     consumer.close()
@@ -187,10 +191,15 @@ class Slot(threading.Thread):
 
     def _next(self) -> Delivery | DeliveryExpired | None:
         """Wait for a delivery, with a child that is ready for it; None to end."""
-        self._guard.start()
-        while self._inbox.empty():
-            self._guard.idle()
-        return self._inbox.get()
+        try:
+            while self._inbox.empty():
+                self._guard.idle()
+            item = self._inbox.get()
+            if isinstance(item, Delivery):
+                self._guard.start()
+        except Died:  # with a delivery, perhaps, which goes back with its channel
+            return None
+        return item
 
     def _take(self, delivery: Delivery) -> None:
         worker = self._worker
@@ -238,7 +247,8 @@ class Slot(threading.Thread):
                 body = self._too_long(task, who, stop.args[0], attempt)
             except (Died, _Unfit) as trouble:
                 # nobody counts how often a task is given back to our own queue, and its process was meant
-                if attempt < topology.ATTEMPTS and delivery.consumer is not self._own:
+                again = attempt < topology.ATTEMPTS and delivery.consumer is not self._own
+                if again or self._guard.ended:
                     worker.log(
                         task,
                         "died",
@@ -334,7 +344,7 @@ class Slot(threading.Thread):
                     raise
                 retries -= 1
             except Died as death:
-                if task.fields["count"] == 1:
+                if task.fields["count"] == 1 or self._guard.ended:
                     raise
                 deaths[death.unit] += 1
                 times, output = deaths[death.unit], self._guard.last_output

@@ -39,6 +39,8 @@ _TRUSTED = 10.0
 _ABANDONED = 60.0
 #: Seconds for which a worker that is to end waits for a broker that is out of reach, or takes nothing.
 GIVE_UP_SECONDS = 30.0
+#: Seconds that a slot which was told to end at once has for it: a broker that is out of reach may hold it up.
+KILL_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -221,17 +223,19 @@ class Worker:
         for slot in self.slots:
             slot.drain()
         troubled_since = None
-        for slot in self.slots:
-            while slot.is_alive():
-                now = time.monotonic()
-                troubled_since = (troubled_since or now) if self.broker.trouble else None
-                if troubled_since and now - troubled_since > GIVE_UP_SECONDS:
-                    _log.warning("RabbitMQ takes no results (%s): this worker ends", self.broker.trouble)
-                    self._killed = True
-                if self._killed:
+        while alive := [slot for slot in self.slots if slot.is_alive()]:
+            now = time.monotonic()
+            troubled_since = (troubled_since or now) if self.broker.trouble else None
+            if troubled_since and now - troubled_since > GIVE_UP_SECONDS:
+                _log.warning("RabbitMQ takes no results (%s): this worker ends", self.broker.trouble)
+                self._killed = True
+            if self._killed:
+                for slot in alive:
                     slot.kill()
-                    break
-                slot.join(0.1)
+                for slot in alive:
+                    slot.join(max(0.0, now + KILL_SECONDS - time.monotonic()))
+                break
+            alive[0].join(0.1)
         self._janitor.stop()
         self._teller.stop()
         self._dead.close()

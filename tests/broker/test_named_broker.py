@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import nbmr
-from nbmr import api, config
+from nbmr import api, config, topology
 from nbmr.broker import connect
 
 
@@ -217,6 +217,13 @@ def test_threads_that_connect_at_once_share_connections(named):
     assert connections(named.port) == before
 
 
+#: Erlang that has RabbitMQ close every connection of the named broker.
+CLOSE_CONNECTIONS = (
+    '[rabbit_networking:close_connection(P, "test") || [{pid, P}, {vhost, <<"named">>}] <-'
+    " rabbit_networking:connection_info_all([pid, vhost])]."
+)
+
+
 def test_one_broken_connection_is_mended_unseen(named, server, queue_with_worker, tmp_path, eventually):
     """RabbitMQ closes every connection in the middle of a job: all results come, each once."""
     log = tmp_path / "log"
@@ -230,14 +237,25 @@ def test_one_broken_connection_is_mended_unseen(named, server, queue_with_worker
     with nbmr.Client(named.url, named.key) as client:
         job = client.submit(range(40), fn, queue=queue_with_worker, partitions=40)
         eventually(lambda: job.progress.done >= 3)
-        server.eval(
-            '[rabbit_networking:close_connection(P, "test") || [{pid, P}, {vhost, <<"named">>}] <-'
-            " rabbit_networking:connection_info_all([pid, vhost])]."
-        )
+        server.eval(CLOSE_CONNECTIONS)
         seen = dict(job)
         assert seen == {x: x for x in range(40)}
         assert job.result(30) == list(range(40))
         job.forget()
+
+
+def test_what_is_forgotten_while_it_reconnects_is_gone_when_the_client_is_closed(
+    named, server, queue_with_worker, eventually
+):
+    with nbmr.Client(named.url, named.key) as client:
+        job = client.submit([1], lambda x: x, queue=queue_with_worker)
+        assert job.result() == [1]
+        log = topology.job_log(job.id).name
+        assert log in server.queues()
+        server.eval(CLOSE_CONNECTIONS)
+        eventually(lambda: client._broker.trouble)
+        job.forget()
+    assert log not in server.queues()
 
 
 def test_many_jobs_leave_no_channel_behind(named, server, queue_with_worker):

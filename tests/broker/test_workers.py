@@ -231,11 +231,12 @@ def test_sigterm_just_when_it_is_ready(named, worker, queue, tmp_path):
         job.forget()
 
 
-def test_a_second_signal_ends_it_at_once(named, worker, queue, tmp_path, eventually):
+@pytest.mark.parametrize("items", [[7], [7, 8, 9]])
+def test_a_second_signal_ends_it_at_once(named, worker, queue, tmp_path, eventually, items):
     log, gate = tmp_path / "log", tmp_path / "gate"
     first = worker(queue)
     with nbmr.Client(named.url, named.key) as client:
-        job = client.submit([7], gated, log, gate, queue=queue)
+        job = client.submit(items, gated, log, gate, queue=queue, partitions=1)
         eventually(lambda: lines(log))
         first.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -244,7 +245,7 @@ def test_a_second_signal_ends_it_at_once(named, worker, queue, tmp_path, eventua
         first.communicate(timeout=5)
         gate.touch()
         worker(queue)
-        assert job.result(20)[0][0] == 7  # given back, not lost
+        assert [x for x, _ in job.result(20)] == items  # given back, not lost
         job.forget()
 
 
