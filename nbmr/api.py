@@ -223,8 +223,8 @@ def groupby(
     df
         A DataFrame or Series.
     by
-        What pandas takes: a column's label, several, a Series, an array, a dict, a function of the index, or a
-        `pd.Grouper`. The kernel evaluates it.
+        What pandas takes: a column's label, several, a Series, an array, a dict, a function of the index, or
+        a `pd.Grouper`. The kernel evaluates it.
     partitions
         How many tasks at most; None chooses by rows and groups. A group whose rows go to a function is never
         parted.
@@ -260,8 +260,8 @@ def groupby(
         return client(progress=progress).map(*args, **given)
 
     jobs = {
-        "partitions": partitions, "queue": queue, "retries": retries, "timeout": timeout, "progress": progress,
-        "name": name,
+        "partitions": partitions, "queue": queue, "retries": retries, "timeout": timeout,
+        "progress": progress, "name": name,
     }  # fmt: skip
     return grouped(df, by, options | jobs, run)
 

@@ -209,7 +209,7 @@ def _replaced(spec: Any, put: Callable[[Any], Any]) -> Any:
 
 def _is_pandas_own(fn: Any) -> bool:
     """Whether pandas 2 takes this function for one of its own methods, as `sum` for ``"sum"``."""
-    table = getattr(pd.core.common, "_cython_table", {})
+    table = getattr(getattr(pd, "core").common, "_cython_table", {})  # noqa: B009 - it is not in the stubs
     try:
         return fn in table
     except TypeError:
@@ -269,7 +269,7 @@ def _trial(made: list[Entry]) -> int:
 def _grouped(groups: Groups, keys: int) -> Any:
     codes, count = groups.codes, len(groups.sizes)
     by: list[Any] = [pd.Categorical.from_codes(codes, pd.RangeIndex(count))]
-    by += [pd.Categorical.from_codes(np.zeros(len(codes), dtype=int), [0])] * (keys - 1)
+    by += [pd.Categorical.from_codes(np.zeros(len(codes), dtype=int), pd.RangeIndex(1))] * (keys - 1)
     return groups.data.groupby(by if keys > 1 else by[0], observed=False, sort=True)
 
 

@@ -92,9 +92,8 @@ class Grouping:
     @cached_property
     def sizes(self) -> Any:
         """How many rows each group has."""
-        return np.bincount(
-            self.codes[self.codes >= 0] if not self.complete else self.codes, minlength=self.count
-        )
+        codes = self.codes if self.complete else self.codes[self.codes >= 0]
+        return np.bincount(codes, minlength=self.count)
 
     @cached_property
     def order(self) -> Any:

@@ -38,6 +38,11 @@ class Slice:
         return int(self.codes.nbytes + sum(column.nbytes for column in self.columns.values()))
 
 
+#: Aggregations that are known by name.
+REDUCTIONS = (
+    "sum", "mean", "min", "max", "count", "std", "var", "sem", "first", "last", "nunique", "median",
+    "quantile", "prod", "any", "all",
+)  # fmt: skip
 #: What each aggregation needs of every part of a group.
 PARTS = {
     "sum": ("sum",),
@@ -108,7 +113,7 @@ class Partial:
     def __call__(self, rows: Slice) -> dict[tuple[int, str], Any]:
         """Compute the parts."""
         parts = dict.fromkeys((want.column, part) for want in self.wants for part in PARTS[want.how])
-        columns = dict(rows.columns)
+        columns: dict[Any, Any] = dict(rows.columns)
         for column in {column for column, part in parts if part in ("total", *_MOMENTS)}:
             columns[column, "float"] = pd.Series(np.asarray(rows.columns[column], dtype=np.float64))
         frame = pd.DataFrame(dict(enumerate(columns.values())), copy=False)
@@ -121,7 +126,7 @@ class Partial:
                     mean, m2 = _moments(by[places[column, "float"]], rows.codes, columns[column, "float"])
                     found[column, "mean"], found[column, "m2"] = mean, m2
                 continue
-            place = places[(column, "float") if part == "total" else column]  # type: ignore[index]
+            place = places[(column, "float") if part == "total" else column]
             values = by[place]
             found[column, part] = getattr(values, "sum" if part == "total" else part)()
         return {key: value[value.index >= 0] for key, value in found.items()}

@@ -4,91 +4,90 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from nbmr.partials import Want
+from nbmr.partials import REDUCTIONS, Want
 
 #: Name of the size of a group, which needs no column.
 SIZE = "size"
 
 
-def by_name(how: str, args: tuple[Any, ...], kwargs: dict[str, Any], by: Any) -> list[Want] | None:
-    """Return what one named aggregation of all columns means, or None where only pandas knows."""
-    rows = by._obj_with_exclusions  # noqa: SLF001 - what pandas aggregates
+def by_name(how: str, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Any) -> list[Want] | None:
+    """Return what one named aggregation of all columns means, or None where only pandas knows.
+
+    Parameters
+    ----------
+    how, args, kwargs
+        The aggregation, and its arguments.
+    rows
+        The DataFrame or Series that is aggregated.
+    """
     if how == "quantile":
         q = args[0] if args else kwargs.get("q", 0.5)
         if not isinstance(q, int | float):
             return None
-    if args and how != "quantile":
+    elif args:
         return None  # positions differ between versions and verbs; pandas knows them
-    columns = 1 if rows.ndim == 1 else rows.shape[1]
-    return [Want(column, how) for column in range(columns)]
+    return [Want(column, how) for column in range(1 if rows.ndim == 1 else rows.shape[1])]
 
 
-def wanted(func: Any, kwargs: dict[str, Any], by: Any, names: tuple[str, ...]) -> list[Want] | None:
+def wanted(func: Any, kwargs: dict[str, Any], rows: Any) -> list[Want] | None:
     """Return what a spec of names means, column by column of the result, or None where only pandas knows.
 
     Parameters
     ----------
     func, kwargs
         The spec, or a named aggregation.
-    by
-        The groupby of pandas.
-    names
-        The aggregations that can be had.
+    rows
+        The DataFrame or Series that is aggregated.
     """
-    rows = by._obj_with_exclusions  # noqa: SLF001 - what pandas aggregates
-    allowed = (*names, SIZE)
     if rows.ndim == 1:
-        if func is None:
-            hows = list(kwargs.values())
-        elif isinstance(func, list):
-            hows = [how[1] if isinstance(how, tuple) and len(how) == 2 else how for how in func]  # noqa: PLR2004
-        else:
-            return None
-        return _wants([(0, how) for how in hows], allowed)
-    if not rows.columns.is_unique or isinstance(rows.columns, pd.MultiIndex):
+        pairs = _of_series(func, kwargs)
+    elif rows.columns.is_unique and not isinstance(rows.columns, pd.MultiIndex):
+        pairs = _of_frame(func, kwargs, rows.columns)
+    else:
+        pairs = None
+    allowed = (*REDUCTIONS, SIZE)
+    if not pairs or not all(isinstance(how, str) and how in allowed for _, how in pairs):
         return None
-    pairs: list[tuple[Any, Any]] = []
+    return [Want(int(column), how) for column, how in pairs]
+
+
+def _of_series(func: Any, kwargs: dict[str, Any]) -> list[tuple[int, Any]] | None:
     if func is None:
-        for value in kwargs.values():
-            if getattr(value, "args", ()) or getattr(value, "kwargs", {}):
-                return None
-            if hasattr(value, "aggfunc"):
-                pairs.append((value.column, value.aggfunc))
-            elif isinstance(value, tuple) and len(value) == 2:  # noqa: PLR2004 - a column and a name
-                pairs.append(value)
-            else:
-                return None
+        return [(0, how) for how in kwargs.values()]
+    if isinstance(func, list):
+        return [(0, how[1] if _is_pair(how) else how) for how in func]
+    return None
+
+
+def _of_frame(func: Any, kwargs: dict[str, Any], columns: Any) -> list[tuple[int, Any]] | None:
+    if func is None:
+        pairs = [_named(value) for value in kwargs.values()]
     elif isinstance(func, list):
-        pairs = [(column, how) for column in rows.columns for how in func]
+        pairs = [(column, how) for column in columns for how in func]
     elif isinstance(func, dict):
-        for column, hows in func.items():
-            pairs += [(column, how) for how in (hows if isinstance(hows, list) else [hows])]
+        listed = {column: hows if isinstance(hows, list) else [hows] for column, hows in func.items()}
+        pairs = [(column, how) for column, hows in listed.items() for how in hows]
     else:
         return None
     try:
-        places = [(rows.columns.get_loc(column), how) for column, how in pairs]
+        return [(columns.get_loc(column), how) for column, how in pairs]
     except (KeyError, TypeError):
         return None  # a grouping column, or one that isn't there: pandas knows
-    return _wants(places, allowed)
 
 
-def _wants(places: list[tuple[Any, Any]], allowed: tuple[str, ...]) -> list[Want] | None:
-    if not places or not all(isinstance(how, str) and how in allowed for _, how in places):
-        return None
-    return [Want(int(column), how) for column, how in places]
+def _named(value: Any) -> tuple[Any, Any]:
+    """Return the column and aggregation of a named one; None for one with arguments of its own."""
+    if getattr(value, "args", ()) or getattr(value, "kwargs", {}):
+        return None, None
+    if hasattr(value, "aggfunc"):
+        return value.column, value.aggfunc
+    return value if _is_pair(value) else (None, None)
 
 
-def narrowed(wants: list[Want], frame: Any, rows: Any, kwargs: dict[str, Any]) -> list[Want] | None:
-    """Leave out the columns that ``numeric_only`` leaves out; None where that isn't plain."""
-    if kwargs.get("numeric_only"):
-        numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in rows.dtypes]
-        wants = [want for want in wants if numeric[want.column]]
-    if frame.ndim == 1:
-        return wants if len(wants) == 1 else None
-    return wants if frame.shape[1] - len(wants) >= 0 else None
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2  # noqa: PLR2004 - a column, or a label, and a name
 
 
 def filled(frame: Any, values: list[Any], count: int) -> Any:
@@ -103,33 +102,29 @@ def filled(frame: Any, values: list[Any], count: int) -> Any:
     count
         How many groups there are.
     """
-    if len(frame) != count:
-        return None
     before = 0 if frame.ndim == 1 else frame.shape[1] - len(values)
-    arrays = []
+    if len(frame) != count or before < 0 or (frame.ndim == 1 and len(values) != 1):
+        return None
+    arrays: list[Any] = []
     for number, column in enumerate(values):
-        there = frame if frame.ndim == 1 else frame.iloc[:, before + number]
-        if len(column) == count:
-            if column.dtype != there.dtype:
-                return None
-            if not np.array_equal(column.index, np.arange(count)):
-                column = column.sort_index()  # noqa: PLW2901 - the same column
-            arrays.append(column.array)
-            continue
-        full = there.copy()
-        try:
-            full.iloc[column.index.to_numpy()] = column.array.astype(there.dtype)
-        except (TypeError, ValueError):
+        arrays.append(_filled(frame if frame.ndim == 1 else frame.iloc[:, before + number], column))
+        if arrays[-1] is None:
             return None
-        if full.dtype != there.dtype:
-            return None
-        arrays.append(full.array)
     if frame.ndim == 1:
         return type(frame)(arrays[0], index=frame.index, name=frame.name)
-    out = pd.DataFrame(
-        {number: frame.iloc[:, number].array for number in range(before)}
-        | {before + number: array for number, array in enumerate(arrays)},
-        index=frame.index,
-    )
+    keys = [frame.iloc[:, number].array for number in range(before)]
+    out = pd.DataFrame(dict(enumerate([*keys, *arrays])), index=frame.index)
     out.columns = frame.columns
     return out
+
+
+def _filled(there: Any, column: Any) -> Any:
+    """Return one column's values; groups that are not observed have what pandas gives them in the sample."""
+    if len(column) == len(there):
+        return column.sort_index().array if column.dtype == there.dtype else None
+    full = there.copy()
+    try:
+        full.iloc[column.index.to_numpy()] = column.array.astype(there.dtype)
+    except (TypeError, ValueError):
+        return None
+    return full.array if full.dtype == there.dtype else None
