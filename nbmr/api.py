@@ -13,7 +13,7 @@ from nbmr.client import Client
 from nbmr.cluster import Workers
 from nbmr.examination import Report, examine
 from nbmr.failures import Failure
-from nbmr.groupby import GroupBy, grouped
+from nbmr.groups import GroupBy, grouped
 from nbmr.job import Job
 from nbmr.progress import starting
 from nbmr.status import NO_BROKER, Status, look

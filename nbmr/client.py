@@ -13,7 +13,7 @@ from nbmr.cluster import Workers, overview
 from nbmr.environment import Environment
 from nbmr.errors import ConfigError
 from nbmr.folding import Fold
-from nbmr.groupby import GroupBy, grouped
+from nbmr.groups import GroupBy, grouped
 from nbmr.job import Job
 from nbmr.placed import Answer, answers, raise_failure
 from nbmr.progress import awaiting, follow

@@ -173,10 +173,20 @@ def in_turn(results: list[Any]) -> tuple[Callable[..., Any], Callable[[], None]]
 
 
 def replaced(spec: Any, kwargs: dict[str, Any], put: Callable[[Any], Any]) -> tuple[Any, dict[str, Any]]:
-    """Return a spec, or the keywords of a named aggregation, with something else for each function."""
+    """Return a spec, or the keywords of a named aggregation, with something else for each function.
+
+    A function that is there twice is replaced by one and the same, since pandas compares them.
+    """
+    known: dict[int, Any] = {}
+
+    def once(fn: Any) -> Any:
+        if id(fn) not in known:
+            known[id(fn)] = put(fn)
+        return known[id(fn)]
+
     if spec is None:
-        return None, {name: _replaced(value, put) for name, value in kwargs.items()}
-    return _replaced(spec, put), kwargs
+        return None, {name: _replaced(value, once) for name, value in kwargs.items()}
+    return _replaced(spec, once), kwargs
 
 
 def has_functions(spec: Any, kwargs: dict[str, Any]) -> bool:

@@ -165,7 +165,12 @@ class Grouping:
         rows = whole.obj.take(firsts)
         by: list[Any] = []
         for key in self._grouper.groupings:
+            kept = {name: getattr(key, f"_{name}", None) for name in ("sort", "observed", "dropna")}
+            if any(kept[name] not in (None, getattr(whole, name)) for name in kept):
+                return None  # a pd.Grouper with options of its own
             if key.in_axis and key.name is not None and not isinstance(whole.obj, pd.Series):
+                if not _is_its_column(key, whole.obj):
+                    return None
                 by.append(key.name)
                 continue
             values = key.grouping_vector
@@ -180,6 +185,16 @@ class Grouping:
         except (KeyError, ValueError, TypeError):
             return None
         return made if selection is ... else made[selection]
+
+
+def _is_its_column(key: Any, data: Any) -> bool:
+    """Whether a key that pandas takes for a column has its type: one that was made of it may have another."""
+    values = key.grouping_vector
+    dtype = getattr(values, "dtype", None)
+    if isinstance(dtype, pd.CategoricalDtype):  # whose unused categories may have been left out
+        column = data[key.name].dtype
+        return isinstance(column, pd.CategoricalDtype) and set(dtype.categories) <= set(column.categories)
+    return bool(dtype == data[key.name].dtype)
 
 
 def small(codes: Any, count: int) -> Any:

@@ -236,7 +236,8 @@ class Groupwork:
         known = dict(zip(computed, values, strict=True))
         sizes = pd.Series(self.grouping.sizes, dtype=np.int64)
         columns = [known.get(want, sizes[sizes > 0]) for want in wants]
-        filled = spec.filled(frame, columns, self.grouping.count)
+        keys = 0 if self.whole.as_index else self.grouping.keys
+        filled = spec.filled(frame, columns, self.grouping.count, keys)
         return self.entire(verb, args, kwargs) if filled is None else filled
 
     def _by_parts(self, wants: list[Want], rows: Any, verb: str, ddof: int) -> list[Any]:

@@ -55,13 +55,13 @@ PARTS = {
     "any": ("any",),
     "all": ("all",),
     "mean": ("count", "total"),
-    "var": ("count", "mean", "m2"),
-    "std": ("count", "mean", "m2"),
-    "sem": ("count", "mean", "m2"),
+    "var": ("count", "pivot", "offset", "m2"),
+    "std": ("count", "pivot", "offset", "m2"),
+    "sem": ("count", "pivot", "offset", "m2"),
 }
 #: How the parts of a group become one; the moments have their own formula.
 _COMBINED = {"count": "sum", "total": "sum"}
-_MOMENTS = ("mean", "m2")
+_MOMENTS = ("pivot", "offset", "m2")
 #: Aggregations whose parts combine exactly, by what numpy calls the kind of a type.
 _NUMBERS = {"sum", "prod", "min", "max", "first", "last", "any", "all", "mean", "var", "std", "sem"}
 _ORDERED = {"min", "max", "first", "last"}
@@ -123,8 +123,9 @@ class Partial:
         for column, part in parts:
             if part in _MOMENTS:
                 if (column, part) not in found:
-                    mean, m2 = _moments(by[places[column, "float"]], rows.codes, columns[column, "float"])
-                    found[column, "mean"], found[column, "m2"] = mean, m2
+                    values = columns[column, "float"]
+                    for name, moment in zip(_MOMENTS, _moments(values, rows.codes), strict=True):
+                        found[column, name] = moment
                 continue
             place = places[(column, "float") if part == "total" else column]
             values = by[place]
@@ -132,17 +133,17 @@ class Partial:
         return {key: value[value.index >= 0] for key, value in found.items()}
 
 
-def _moments(by: Any, codes: Any, values: Any) -> tuple[Any, Any]:
-    """Return the mean of each group, and the sum of squared distances from it.
+def _moments(values: Any, codes: Any) -> tuple[Any, Any, Any]:
+    """Return a value of each group, how far the mean is from it, and the sum of squared distances from that.
 
-    Distances from one of the group's own values make the mean of equal values that value, to the last bit.
+    Distances from a value of the group's own are exact where values are large and near to each other, and
+    0.0 where they are equal.
     """
-    pivot = by.first()
+    pivot = values.groupby(codes, sort=True).first()
     places = np.searchsorted(pivot.index.to_numpy(), codes)
     with np.errstate(invalid="ignore", over="ignore"):
-        shifted = pd.Series(values.to_numpy() - pivot.to_numpy()[places])
-        mean = pivot + shifted.groupby(codes, sort=True).mean()
-        return mean, by.var(ddof=0) * by.count()
+        by = pd.Series(values.to_numpy() - pivot.to_numpy()[places]).groupby(codes, sort=True)
+        return pivot, by.mean(), by.var(ddof=0) * by.count()
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def combine(tables: list[dict[tuple[int, str], Any]], wants: list[Want], ddof: i
             with np.errstate(invalid="ignore", divide="ignore"):
                 results.append(part(column, "total") / part(column, "count"))
         elif how in ("var", "std", "sem"):
-            moments = [[table[column, name] for name in ("count", "mean", "m2")] for table in tables]
+            moments = [[table[column, name] for name in PARTS[how]] for table in tables]
             results.append(_spread(moments, how, ddof))
         else:
             results.append(part(column, how))
@@ -231,13 +232,15 @@ def combine(tables: list[dict[tuple[int, str], Any]], wants: list[Want], ddof: i
 def _spread(tables: list[list[Any]], how: str, ddof: int) -> Any:
     """Combine counts, means and squared distances (Chan, Golub & LeVeque, 1979), group by group."""
     index = pd.Index(np.unique(np.concatenate([table[0].index.to_numpy() for table in tables])))
-    count, mean, m2 = np.zeros(len(index)), np.zeros(len(index)), np.zeros(len(index))
+    pivot, count, mean, m2 = np.zeros((4, len(index)))  # means are distances from the pivot
     with np.errstate(all="ignore"):
         for table in tables:
-            n, other, squares = (values.to_numpy(dtype=np.float64) for values in table)
+            n, near, other, squares = (values.to_numpy(dtype=np.float64) for values in table)
             at = index.get_indexer(table[0].index)
             there = n > 0  # a group of missing values says nothing
-            at, n, other, squares = at[there], n[there], other[there], squares[there]
+            at, n, near, other, squares = (values[there] for values in (at, n, near, other, squares))
+            pivot[at] = np.where(count[at] > 0, pivot[at], near)
+            other = near - pivot[at] + other
             both = count[at] + n
             apart = np.where(count[at] > 0, other - mean[at], 0.0)
             m2[at] += squares + apart * apart * count[at] * n / both

@@ -90,7 +90,7 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2  # noqa: PLR2004 - a column, or a label, and a name
 
 
-def filled(frame: Any, values: list[Any], count: int) -> Any:
+def filled(frame: Any, values: list[Any], count: int, keys: int) -> Any:
     """Put computed columns into the place of those of a sample's result, or return None where they don't fit.
 
     Parameters
@@ -101,9 +101,11 @@ def filled(frame: Any, values: list[Any], count: int) -> Any:
         The columns, indexed by the numbers of their groups.
     count
         How many groups there are.
+    keys
+        How many columns there may be before them.
     """
     before = 0 if frame.ndim == 1 else frame.shape[1] - len(values)
-    if len(frame) != count or before < 0 or (frame.ndim == 1 and len(values) != 1):
+    if len(frame) != count or not 0 <= before <= keys or (frame.ndim == 1 and len(values) != 1):
         return None
     arrays: list[Any] = []
     for number, column in enumerate(values):
@@ -112,8 +114,8 @@ def filled(frame: Any, values: list[Any], count: int) -> Any:
             return None
     if frame.ndim == 1:
         return type(frame)(arrays[0], index=frame.index, name=frame.name)
-    keys = [frame.iloc[:, number].array for number in range(before)]
-    out = pd.DataFrame(dict(enumerate([*keys, *arrays])), index=frame.index)
+    labels = [frame.iloc[:, number].array for number in range(before)]
+    out = pd.DataFrame(dict(enumerate([*labels, *arrays])), index=frame.index)
     out.columns = frame.columns
     return out
 

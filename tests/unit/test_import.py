@@ -53,6 +53,7 @@ NAMES = [
     "connect",
     "doctor",
     "everywhere",
+    "groupby",
     "jobs",
     "join_command",
     "last_failure",
