@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     )
     from nbmr.failures import Failure
     from nbmr.job import Job
+    from nbmr.pandas_engine import Engine, engine
 
 _HOMES = {
     "nbmr.api": (
@@ -75,6 +76,7 @@ _HOMES = {
     "nbmr.cluster": ("Workers",),
     "nbmr.failures": ("Failure",),
     "nbmr.job": ("Job",),
+    "nbmr.pandas_engine": ("Engine", "engine"),
     "nbmr.errors": (
         "AccessRefused",
         "BrokerError",
@@ -107,6 +109,7 @@ __all__ = [  # written out for readers and type checkers
     "BrokerUnreachable",
     "Client",
     "ConfigError",
+    "Engine",
     "Failure",
     "GatherError",
     "Job",
@@ -130,6 +133,7 @@ __all__ = [  # written out for readers and type checkers
     "attach",
     "connect",
     "doctor",
+    "engine",
     "everywhere",
     "jobs",
     "join_command",
@@ -150,6 +154,8 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__pandas_udf__":  # pandas' interface for engines: ``engine=nbmr``
+        return __getattr__("engine")()
     if name not in _HOME:
         raise AttributeError(f"module 'nbmr' has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
