@@ -81,7 +81,11 @@ _WHO = {"worker": _text, "host": _text, "pid": whole, "run": _text}
 
 
 def _blob(value: Any) -> bool:
-    return isinstance(value, dict) and not fault(value, _BLOB, {"digest": _text})
+    return isinstance(value, dict) and not fault(value, _BLOB, {"digest": _text, "file": _text, "sum": _text})
+
+
+def _stored(value: Any) -> bool:
+    return isinstance(value, dict) and not fault(value, _BLOB | {"file": _text, "sum": _text}, {})
 
 
 def _why(value: Any) -> bool:
@@ -134,7 +138,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "versions": _versions,
             "function": _text,
         },
-        {"layout": layout, "name": _text},
+        {"layout": layout, "name": _text, "shared": _text},
     ),
     "input": (_INPUT, {"layout": layout}),
     "blob": ({"name": name, "offset": whole}, {}),
@@ -165,6 +169,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
         {
             "layout": layout,
             "chunked": whole,
+            "stored": _stored,
             "failures": _each(failure),
             "failures_encoded": _flag,
             "all_failed": _why,
@@ -189,7 +194,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "started": number,
             "blobs": _each(name),
         },
-        {},
+        {"shared": _text},
     ),
     "made": ({"name": name}, {}),
     "unwanted": ({}, {}),
