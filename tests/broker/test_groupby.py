@@ -40,7 +40,7 @@ def rows() -> pd.DataFrame:
 VERBS = {
     "agg": lambda g: g.agg({"x": ["sum", "mean", "std"], "i": ["sum", "max"], "t": "min", "s": "last"}),
     "named": lambda g: g.agg(rows=("x", "size"), most=("i", "max"), middle=("x", "median")),
-    "mixed": lambda g: g.agg(top=("x", lambda x: x.nlargest(2).iloc[-1]), mean=("x", "mean")),
+    "mixed": lambda g: g.agg(top=("x", lambda x: x.nlargest(2).min()), mean=("x", "mean")),
     "sum": lambda g: g[["i", "x"]].sum(),
     "std": lambda g: g["x"].std(),
     "nunique": lambda g: g[["s", "i"]].nunique(),
