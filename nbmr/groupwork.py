@@ -127,13 +127,14 @@ class Groupwork:
     def entire(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Have one worker do all of it with pandas; here, where there are no groups."""
         __tracebackhide__ = True
-        if not self.grouping.count:
-            return getattr(self.by, verb)(*args, **kwargs)
         first = args[0] if args else None
+        own = groupcalls.has_functions(first, kwargs)
+        if not self.grouping.count or not (own or self._rows_in_groups):
+            return getattr(self.by, verb)(*args, **kwargs)
         try:
             return self._map([self.by], partials.Entire(verb, args, kwargs), verb, first)[0]
         except TaskError as error:
-            if groupcalls.has_functions(first, kwargs):
+            if own:
                 raise
             raise _of_pandas(error) from error
 
@@ -142,6 +143,11 @@ class Groupwork:
     @property
     def _rows(self) -> Any:
         return self.by._obj_with_exclusions  # noqa: SLF001 - what pandas aggregates
+
+    @property
+    def _rows_in_groups(self) -> int:
+        """How many rows belong to groups; none may, where categories are shown that are not observed."""
+        return int(self.grouping.sizes.sum())
 
     def _alone(self) -> bool:
         """Whether there is nothing to part: no groups, or bins whose rows pandas has put in order."""
@@ -197,7 +203,12 @@ class Groupwork:
         """Transform whole groups by name, and bring the rows back into their order."""
         __tracebackhide__ = True
         rows, grouping = self._rows, self.grouping
-        if not grouping.complete or not _unique(rows) or any(map(_odd, _dtypes(rows))):
+        if (
+            not self._rows_in_groups
+            or not grouping.complete
+            or not _unique(rows)
+            or any(map(_odd, _dtypes(rows)))
+        ):
             return self.entire("transform", (how, *args), kwargs)
         tasks = [task for task in grouping.split(rows, self._partitions) if len(task.data)]
         try:
@@ -218,7 +229,11 @@ class Groupwork:
         if kwargs.get("numeric_only") is True and verb != "agg":
             wants = [want for want in wants if pd.api.types.is_numeric_dtype(dtypes[want.column])]
         sample = None
-        if wants and all(want.how in _OF_OBJECTS or not _odd(dtypes[want.column]) for want in wants):
+        if (
+            self._rows_in_groups
+            and wants
+            and all(want.how in _OF_OBJECTS or not _odd(dtypes[want.column]) for want in wants)
+        ):
             sample = self.grouping.sample(self.whole, self.selection)
         if sample is None:
             return self.entire(verb, args, kwargs)
