@@ -21,6 +21,10 @@ from nbmr.grouping import Groups
 Entry = tuple[tuple[str, str, str], bool, Any]
 
 
+#: Stands behind the calls of a task whose results pandas has refused.
+_REFUSED: Entry = (("refused", "", ""), False, None)
+
+
 class OutOfStep(BaseException):
     """pandas asks for calls that no worker made; a BaseException, for pandas catches others."""
 
@@ -99,15 +103,18 @@ class Recorded:
             return call
 
         spec, kwargs = replaced(self.spec, self.kwargs, record)
+        refused = False
         try:
             getattr(_grouped(groups, self.keys), self.verb)(spec, *self.args, **kwargs)
         except Exception as exc:
             if raised and any(raised[-1] is one for one in (exc, exc.__cause__, exc.__context__)):
                 raise
-            # pandas refuses the results: it does so in the kernel, too, where the error is its own
+            refused = (
+                True  # by pandas, for what came: it does so in the kernel, too, and the error is its own
+            )
         if groups.led:
             calls = [made[_trial(made) :] for made in calls]
-        return calls
+        return [[*made, _REFUSED] for made in calls] if refused else calls
 
 
 class Replay:
@@ -131,7 +138,10 @@ class Replay:
 
     def next(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Return what stands for the spec's next function."""
-        merged = self._merge([task[self._number] for task in self._recorded], self._groups)
+        tasks = [task[self._number] for task in self._recorded]
+        if self._merge is _by_column and any(made[-1][0] == _REFUSED[0] for made in tasks if made):
+            raise OutOfStep  # how many calls are lacking isn't known
+        merged = self._merge(tasks, self._groups)
         self._number += 1
         queues = {key: iter(values) for key, values in merged.items()}
         self._left += queues.values()
@@ -278,8 +288,10 @@ def _trial(made: list[Entry]) -> int:
 
 def _grouped(groups: Groups, keys: int) -> Any:
     codes, count = groups.codes, len(groups.sizes)
-    by: list[Any] = [pd.Categorical.from_codes(codes, pd.RangeIndex(count))]
-    by += [pd.Categorical.from_codes(np.zeros(len(codes), dtype=int), pd.RangeIndex(1))] * (keys - 1)
+    # an Index, since pandas takes as many plain arrays as there are rows for something else
+    by = [pd.CategoricalIndex(pd.Categorical.from_codes(codes, pd.RangeIndex(count)))]
+    same = pd.Categorical.from_codes(np.zeros(len(codes), dtype=int), pd.RangeIndex(1))
+    by += [pd.CategoricalIndex(same)] * (keys - 1)
     return groups.data.groupby(by if keys > 1 else by[0], observed=False, sort=True)
 
 

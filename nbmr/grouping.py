@@ -159,9 +159,11 @@ class Grouping:
         DataFrameGroupBy, SeriesGroupBy or None
             None where keys can't be taken apart from their rows.
         """
-        sizes = self.sizes
-        ends = np.cumsum(sizes)
-        firsts = np.sort(self.order[(ends - sizes)[sizes > 0]])
+        if type(whole.obj) not in (pd.DataFrame, pd.Series):
+            return None  # a subclass has its own ideas of what becomes of it
+        firsts = np.full(self.count + 1, -1)  # the last is for rows of no group
+        firsts[self.codes[::-1]] = np.arange(len(self.codes))[::-1]  # the first row is written last
+        firsts = np.sort(firsts[:-1][self.sizes > 0])
         rows = whole.obj.take(firsts)
         by: list[Any] = []
         for key in self._grouper.groupings:

@@ -191,8 +191,8 @@ class Groupwork:
         replay = groupcalls.Replay(
             self._map(tasks, call, verb, func), verb, [len(task.sizes) for task in tasks]
         )
-        put, named = groupcalls.replaced(func, kwargs, replay.next)
         try:
+            put, named = groupcalls.replaced(func, kwargs, replay.next)
             out = getattr(self.by, verb)(put, *args, **named)
             replay.finish()
         except groupcalls.OutOfStep:
@@ -263,7 +263,9 @@ class Groupwork:
         codes = small(self.grouping.codes, self.grouping.count)
         arrays = {want.column: rows.iloc[:, want.column].array for want in wants}
         slices = [
-            partials.Slice(codes[a:b], {column: pd.Series(array[a:b]) for column, array in arrays.items()})
+            partials.Slice(
+                codes[a:b], {column: pd.Series(array[a:b], copy=False) for column, array in arrays.items()}
+            )
             for a, b in pairwise(row_cuts(len(rows), self._partitions))
         ]
         return partials.combine(self._map(slices, partials.Partial(wants), verb), wants, ddof)

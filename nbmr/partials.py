@@ -115,7 +115,9 @@ class Partial:
         parts = dict.fromkeys((want.column, part) for want in self.wants for part in PARTS[want.how])
         columns: dict[Any, Any] = dict(rows.columns)
         for column in {column for column, part in parts if part in ("total", *_MOMENTS)}:
-            columns[column, "float"] = pd.Series(np.asarray(rows.columns[column], dtype=np.float64))
+            columns[column, "float"] = pd.Series(
+                np.asarray(rows.columns[column], dtype=np.float64), copy=False
+            )
         frame = pd.DataFrame(dict(enumerate(columns.values())), copy=False)
         places = {column: place for place, column in enumerate(columns)}
         by = frame.groupby(rows.codes, sort=True)
@@ -140,9 +142,10 @@ def _moments(values: Any, codes: Any) -> tuple[Any, Any, Any]:
     0.0 where they are equal.
     """
     pivot = values.groupby(codes, sort=True).first()
-    places = np.searchsorted(pivot.index.to_numpy(), codes)
+    near = np.full(pivot.index.max() + 2, np.nan)
+    near[pivot.index] = pivot  # the code -1 finds its own at the end, if there is one
     with np.errstate(invalid="ignore", over="ignore"):
-        by = pd.Series(values.to_numpy() - pivot.to_numpy()[places]).groupby(codes, sort=True)
+        by = pd.Series(values.to_numpy() - near[codes], copy=False).groupby(codes, sort=True)
         return pivot, by.mean(), by.var(ddof=0) * by.count()
 
 

@@ -113,11 +113,11 @@ def filled(frame: Any, values: list[Any], count: int, keys: int) -> Any:
         if arrays[-1] is None:
             return None
     if frame.ndim == 1:
-        return type(frame)(arrays[0], index=frame.index, name=frame.name)
+        return pd.Series(arrays[0], index=frame.index, name=frame.name).__finalize__(frame)
     labels = [frame.iloc[:, number].array for number in range(before)]
     out = pd.DataFrame(dict(enumerate([*labels, *arrays])), index=frame.index)
     out.columns = frame.columns
-    return out
+    return out.__finalize__(frame)  # type: ignore[operator]
 
 
 def _filled(there: Any, column: Any) -> Any:
