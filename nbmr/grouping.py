@@ -17,8 +17,8 @@ from nbmr.errors import ConfigError
 MOST_TASKS = 64
 #: Fewest tasks that rows are cut into, and rows that a task should have.
 FEWEST_TASKS, TASK_ROWS = 4, 1_000_000
-#: Whether pandas hands the grouping columns to `apply` no longer.
-WITHOUT_KEYS = int(pd.__version__.split(".")[0]) >= 3  # noqa: PLR2004 - a version
+#: Whether this is pandas 3, which hands the grouping columns to `apply` no longer.
+PANDAS_3 = int(pd.__version__.split(".")[0]) >= 3  # noqa: PLR2004 - a version
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Grouping:
     @property
     def names(self) -> Any:
         """The keys of the groups, as pandas hands them to functions."""
-        return self._grouper.result_index if WITHOUT_KEYS else self._grouper.group_keys_seq
+        return self._grouper.result_index if PANDAS_3 else self._grouper.group_keys_seq
 
     def split(self, data: Any, partitions: int | None = None, *, led: bool = False) -> list[Groups]:
         """Deal whole groups out to tasks of about equal rows and numbers of groups.

@@ -16,7 +16,7 @@ import pandas as pd
 
 from nbmr import groupcalls, partials, spec
 from nbmr.errors import ConfigError, TaskError
-from nbmr.grouping import WITHOUT_KEYS, Grouping, row_cuts, small
+from nbmr.grouping import PANDAS_3, Grouping, row_cuts, small
 from nbmr.partials import Want
 
 #: Transforms that look at one group at a time, by name.
@@ -65,17 +65,17 @@ class Groupwork:
         """Call a function once a group."""
         __tracebackhide__ = True
         _check(fn)
-        if WITHOUT_KEYS and kwargs.get("include_groups"):
+        if PANDAS_3 and kwargs.get("include_groups"):
             raise ConfigError("This version of pandas takes include_groups=True no longer. Leave it out.")
         if self._alone():
             return self.entire("apply", (fn, *args), kwargs)
         kwargs, shown = dict(kwargs), {}
-        if "include_groups" in kwargs and (self.by.ndim > 1 or not WITHOUT_KEYS):
+        if "include_groups" in kwargs and (self.by.ndim > 1 or not PANDAS_3):
             shown["include_groups"] = kwargs.pop("include_groups")
-        excluded = WITHOUT_KEYS or shown.get("include_groups") is False
+        excluded = PANDAS_3 or shown.get("include_groups") is False
         rows = self.by._obj_with_exclusions if excluded else self.by._selected_obj  # noqa: SLF001 - what fn gets
         call = groupcalls.EachGroup(fn, args, kwargs, named=True)
-        shown = {} if WITHOUT_KEYS else shown
+        shown = {} if PANDAS_3 else shown
         return self._in_turn("apply", call, rows, (), shown)
 
     def filter(self, fn: Any, dropna: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

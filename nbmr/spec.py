@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from nbmr.grouping import PANDAS_3
 from nbmr.partials import REDUCTIONS, Want
 
 #: Name of the size of a group, which needs no column.
@@ -124,6 +125,8 @@ def _filled(there: Any, column: Any) -> Any:
     """Return one column's values; groups that are not observed have what pandas gives them in the sample."""
     if len(column) == len(there):
         return column.sort_index().array if column.dtype == there.dtype else None
+    if not PANDAS_3 and column.dtype != there.dtype:
+        return None  # pandas 2 chooses the type by the values
     full = there.copy()
     try:
         full.iloc[column.index.to_numpy()] = column.array.astype(there.dtype)

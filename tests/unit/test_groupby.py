@@ -76,9 +76,10 @@ def assert_same(got, want, *, exact=True):
 
 
 def _comparable(result):
-    """Lists among the values, which pandas makes of some results, are compared by what they show."""
+    """Whole objects among the values, which pandas makes of some results, are compared by what they show."""
     if isinstance(result, pd.Series) and result.dtype == object:
-        return result.map(lambda value: repr(list(value)) if isinstance(value, list | np.ndarray) else value)
+        whole = list | np.ndarray | pd.Series | pd.DataFrame
+        return result.map(lambda value: repr(value) if isinstance(value, whole) else value)
     return result
 
 
