@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         WrongKey,
     )
     from nbmr.failures import Failure
+    from nbmr.filelist import files
     from nbmr.job import Job
 
 _HOMES = {
@@ -74,6 +75,7 @@ _HOMES = {
     "nbmr.client": ("Client",),
     "nbmr.cluster": ("Workers",),
     "nbmr.failures": ("Failure",),
+    "nbmr.filelist": ("files",),
     "nbmr.job": ("Job",),
     "nbmr.errors": (
         "AccessRefused",
@@ -131,6 +133,7 @@ __all__ = [  # written out for readers and type checkers
     "connect",
     "doctor",
     "everywhere",
+    "files",
     "jobs",
     "join_command",
     "last_failure",

@@ -78,6 +78,7 @@ def map(  # noqa: A001 - the name that users expect
     gather: str = "auto",
     progress: bool = True,
     name: str | None = None,
+    to: str | os.PathLike[str] | None = None,
     **kwargs: Any,
 ) -> Any:
     """Apply a function to the partitions of a frame, or to the items of a list, on workers; wait, and gather.
@@ -112,11 +113,17 @@ def map(  # noqa: A001 - the name that users expect
         Whether to show progress.
     name
         What to call the job; by default the function's name.
+    to
+        A folder for the results, which have to be DataFrames or Series (None writes nothing). The workers
+        write each as a file, ``part-00000.parquet`` and so on, or CSV for ``to="folder/*.csv"``; the folder
+        is one that you and they reach by the same path. It must not hold results already. Parquet needs
+        pyarrow on the workers, and keeps the index; CSV keeps an index that has a name.
 
     Returns
     -------
     DataFrame, Series or list
-        For a row-wise `fn`, exactly what ``fn(data)`` gives.
+        For a row-wise `fn`, exactly what ``fn(data)`` gives. With `to`, the list of the files written, in
+        order: data for another ``nbmr.map``, as from `nbmr.files`.
 
     Raises
     ------
@@ -138,7 +145,7 @@ def map(  # noqa: A001 - the name that users expect
     __tracebackhide__ = True
     return client(progress=progress).map(
         data, fn, *args, partitions=partitions, queue=queue, retries=retries, timeout=timeout,
-        on_error=on_error, gather=gather, progress=progress, name=name, **kwargs,
+        on_error=on_error, gather=gather, progress=progress, name=name, to=to, **kwargs,
     )  # fmt: skip
 
 
@@ -215,6 +222,7 @@ def submit(
     gather: str = "auto",
     progress: bool = True,
     name: str | None = None,
+    to: str | os.PathLike[str] | None = None,
     **kwargs: Any,
 ) -> Job:
     """Start a job and return at once; parameters as for `map`.
@@ -233,7 +241,7 @@ def submit(
     """
     return client(progress=progress).submit(
         data, fn, *args, partitions=partitions, queue=queue, retries=retries, timeout=timeout,
-        on_error=on_error, gather=gather, name=name, **kwargs,
+        on_error=on_error, gather=gather, name=name, to=to, **kwargs,
     )  # fmt: skip
 
 

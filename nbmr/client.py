@@ -12,7 +12,8 @@ from nbmr import joining, reduction
 from nbmr.cluster import Workers, overview
 from nbmr.environment import Environment
 from nbmr.errors import ConfigError
-from nbmr.folding import Fold
+from nbmr.filelist import Files
+from nbmr.folding import Fold, Later
 from nbmr.job import Job
 from nbmr.placed import Answer, answers, raise_failure
 from nbmr.progress import awaiting, follow
@@ -85,10 +86,14 @@ class Client(Session):
         if not callable(fn):
             raise ConfigError(f"fn has to be callable; got {type(fn).__name__}.")
         fold = Fold(fn)
+        if isinstance(data, Files):
+            data = data.later()
         chunks = reduction.first_level(data, partitions, initial)
         for level in itertools.count(1):
             if isinstance(chunks, list) and len(chunks) == len(chunks[0]) == 1:
-                return chunks[0][0]
+                alone = chunks[0][0]
+                if not isinstance(alone, Later):  # or else a worker reads it
+                    return alone
             partial = self.map(
                 chunks, fold, partitions=len(chunks) if isinstance(chunks, list) else None, queue=queue,
                 retries=retries, timeout=timeout, gather="list", progress=progress,

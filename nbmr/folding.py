@@ -23,6 +23,25 @@ class Chunk(list[Any]):
         self.nbytes = nbytes
 
 
+class Later:
+    """A value that is read where it is needed.
+
+    Parameters
+    ----------
+    read
+        Returns the value.
+    place
+        What to give it: a path, say.
+    """
+
+    def __init__(self, read: Callable[[Any], Any], place: Any) -> None:
+        self.read, self.place = read, place
+
+    def value(self) -> Any:
+        """Read it."""
+        return self.read(self.place)
+
+
 class Fold:
     """Folds a chunk with a function of two arguments, from left to right.
 
@@ -42,4 +61,8 @@ class Fold:
 
     def __call__(self, chunk: list[Any]) -> Any:
         """Fold one chunk; a single value is what it is."""
-        return functools.reduce(self.fn, chunk)
+        return functools.reduce(self.fn, map(_value, chunk))
+
+
+def _value(given: Any) -> Any:
+    return given.value() if isinstance(given, Later) else given

@@ -16,14 +16,17 @@ from nbmr.arrivals import LOOK_SECONDS, Arrivals, read_again, until
 from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, JobCancelled, JobNotFound, JobTimeout
 from nbmr.failures import Failures
+from nbmr.filelist import Files
 from nbmr.inputs import Inputs
 from nbmr.joblog import JobLog, Member, Progress, Status
 from nbmr.outcome import values_of, warn_of
 from nbmr.printed import Printed
+from nbmr.reading import Read
 from nbmr.roster import WorkerFacts
 from nbmr.sending import Sending
 from nbmr.stall import Stall
 from nbmr.tasks import is_frame
+from nbmr.written import Target
 
 if TYPE_CHECKING:
     from nbmr.broker import Broker
@@ -96,6 +99,12 @@ class Job:
     def queue(self) -> str:
         """The queue that its tasks went to."""
         return str(self._log.about.get("queue", "default"))
+
+    @property
+    def _target(self) -> Target | None:
+        """Where its results are written to, if they are."""
+        to = self._log.about.get("to")
+        return Target(**to) if to else None
 
     @property
     def status(self) -> Status:
@@ -281,6 +290,8 @@ class Job:
         with self._gathering:  # one thread does; the others that wait here get the same
             if not self._gathered:
                 self._gathered = [self._gather(consume=True)]
+                if self._target:
+                    self._target.sweep(self.id)
             return self._gathered[0]
 
     def _raise_why_it_failed(self) -> None:
@@ -313,6 +324,7 @@ class Job:
         of_frame = bool(self._log.about.get("of_frame"))
         with self._log.changed:
             outcomes = [self._log.outcomes[task] for task in sorted(self._log.outcomes)]
+        outcomes.sort(key=lambda outcome: outcome.start)  # stable, and mostly in order
         standing = {} if of_frame or not self._log.failed else {f.number: f for f in self.failures}
         # what gather() copies from need not be writable; what it hands on as it is must be
         values = values_of(outcomes, standing, writable=False)
@@ -320,6 +332,8 @@ class Job:
         views = any(len(outcome.layout) > 1 for outcome in outcomes)
         if views and (not copied or sum(value is not None for value in values) <= 1):
             values = values_of(outcomes, standing, writable=True)
+        if self._target:
+            return Files([path for path in values if isinstance(path, str)], Read(None, {}))
         if not consume:
             return frames.gather(values, of_frame=of_frame, how=how)
         self._log.let_go()  # the messages go one by one, as they are copied
@@ -431,6 +445,8 @@ class Job:
         with contextlib.suppress(BrokerError):
             registry.append(self._broker, self._signer, kind, job=self.id)
         self._forgotten = True
+        if self._target:
+            self._target.sweep(self.id)
 
     def _ipython_display_(self) -> None:
         from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed

@@ -80,6 +80,13 @@ _WHY = {"reason": _text, "summary": _text, "attempts": whole}
 _WHO = {"worker": _text, "host": _text, "pid": whole, "run": _text}
 
 
+_TO = {"folder": _text, "kind": _one_of("parquet", "csv")}
+
+
+def _to(value: Any) -> bool:
+    return isinstance(value, dict) and not fault(value, _TO, {})
+
+
 def _blob(value: Any) -> bool:
     return isinstance(value, dict) and not fault(value, _BLOB, {"digest": _text})
 
@@ -134,7 +141,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "versions": _versions,
             "function": _text,
         },
-        {"layout": layout, "name": _text},
+        {"layout": layout, "name": _text, "to": _or_none(_to)},
     ),
     "input": (_INPUT, {"layout": layout}),
     "blob": ({"name": name, "offset": whole}, {}),
@@ -148,6 +155,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "of_frame": _flag,
             "ttl": number,
             "everywhere": _flag,
+            "to": _to,
         },
     ),
     "sealed": ({"tasks": whole, "units": whole}, {}),

@@ -101,7 +101,10 @@ class Sender:
         for task in self.source.tasks(self.log.seconds_per_unit):
             if self.log.ended:
                 break
-            units = task.start + len(task.units)
+            if task is None:
+                self.look()
+                continue
+            units += len(task.units)
             waiting.append(self._send(self._sent, task))
             self._sent += 1
             if not self.source.lazy:
@@ -217,6 +220,7 @@ class Sender:
             retries=self.options["retries"],
             stop_at_error=self.options["on_error"] == "raise",
             versions=versions.local_versions(),
+            to=self.options.get("to"),
             **function,
             **fields,
         )

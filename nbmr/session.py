@@ -18,15 +18,18 @@ from nbmr import config, frames, listing, node, pools, registry, topology
 from nbmr.broker import Broker, Consumer, NotFound, connect
 from nbmr.cell import Cell, Once
 from nbmr.errors import BrokerError, BrokerUnreachable, ConfigError, NodeError, WorkerError
+from nbmr.filelist import Files
 from nbmr.job import Job
 from nbmr.joblog import JobLog
 from nbmr.keycheck import check_key, confirm_key, watch_key
 from nbmr.node import Presence
 from nbmr.placed import Place, PlacedSender, Watch, places
+from nbmr.reading import Reading
 from nbmr.roster import Roster, WorkerFacts
 from nbmr.sender import Sender
 from nbmr.signing import Signer
-from nbmr.tasks import Call, Source
+from nbmr.tasks import Call, Source, source_of
+from nbmr.written import Target, Writing
 
 #: Seconds for which a count of the listening workers is good.
 _COUNT_SECONDS = 1.0
@@ -112,12 +115,15 @@ class Session:
         kwargs = dict(given)
         options = _options(fn, **{name: kwargs.pop(name) for name in _OPTIONS if name in kwargs})
         partitions, queue = kwargs.pop("partitions", None), options["queue"]
+        target = _target(kwargs.pop("to", None), options)
         _check_spelling(fn, kwargs)
+        if isinstance(data, Files) and callable(fn):
+            fn = Reading(fn, data.read)
         self._prepare(queue)
         slots = self.slots(queue) or _GUESSED_SLOTS
-        source = Source(data, partitions, slots, singly=options["timeout"] is not None)
-        call = Call.encode(fn, args, kwargs)
+        source = source_of(data, partitions, slots, singly=options["timeout"] is not None)
         log = self._new_log(options, source)
+        call = Call.encode(Writing(fn, target, log.job) if target and callable(fn) else fn, args, kwargs)
         job = Job(log, self._broker, self._signer, self._look)
         sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
         if not source.lazy:
@@ -153,7 +159,7 @@ class Session:
         call = Call.encode(fn, (), {})
         self._prepare(queue)
         targets = self._places(queue)
-        source = Source(range(len(targets)), len(targets), len(targets))
+        source = source_of(range(len(targets)), len(targets), len(targets))
         log = self._new_log(options, source)
         watch = Watch(self._broker, self._signer, log, self.roster, targets)
 
@@ -409,6 +415,18 @@ def _options(
     }  # fmt: skip
 
 
+def _target(to: Any, options: dict[str, Any]) -> Target | None:
+    """Return where results are to be written, and note it in the options; None for nowhere."""
+    if to is None:
+        return None
+    if options["gather"] != "auto":
+        raise ConfigError(f"gather={options['gather']!r} and to=…: what is written to files is not gathered.")
+    target = Target.parse(to)
+    target.check()
+    options["to"] = vars(target).copy()
+    return target
+
+
 def _check_spelling(fn: Any, kwargs: dict[str, Any]) -> None:
     """Refuse a keyword that `fn` doesn't take and that is nearly the name of an option."""
     try:
@@ -418,7 +436,7 @@ def _check_spelling(fn: Any, kwargs: dict[str, Any]) -> None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
     for name in kwargs.keys() - {p.name for p in parameters}:
-        if near := difflib.get_close_matches(name, (*_OPTIONS, "partitions", "progress"), 1, 0.75):
+        if near := difflib.get_close_matches(name, (*_OPTIONS, "partitions", "progress", "to"), 1, 0.75):
             raise ConfigError(
                 f"{name}=… is no option, and fn takes no such argument; did you mean {near[0]}=…?"
             )

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nbmr import cell, codec, shipped, tracebacks
+from nbmr import unit as current
 from nbmr.errors import PickleError
 from nbmr.worker import pipe
 
@@ -200,6 +201,7 @@ class Runner:
                 values.append(None)
                 continue
             os.pwrite(self.place, number.to_bytes(8, "big"), 0)
+            current.enter(task["start"] + number)
             value, failure = self._call(unit, *call)
             del unit
             for attempt in range(2, task["retries"] + 2):

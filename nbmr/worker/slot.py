@@ -26,6 +26,7 @@ from nbmr.broker import Body, Consumer, Delivery, DeliveryExpired
 from nbmr.errors import BrokerError, ProtocolError
 from nbmr.message import Message
 from nbmr.worker.guard import Died, Guard, Stopped
+from nbmr.written import Target
 
 if TYPE_CHECKING:
     from nbmr.worker.worker import Worker
@@ -45,6 +46,7 @@ _FOR_CHILD = (
     "function_blob",
     "data_layout",
     "retries",
+    "start",
     "count",
     "stop_at_error",
 )
@@ -384,6 +386,9 @@ class Slot(threading.Thread):
             return self._receive(task, reply, who, attempt, lost)
         except (Stopped, Died):
             self._tell_output(task, who, *self._guard.end_output(), last=True)
+            if to := fields.get("to"):  # its process may have had no time to remove what it had half written
+                units = range(fields["start"], fields["start"] + fields["count"])
+                Target(**to).sweep_parts(task.job, units)
             raise
         finally:
             for file in files:

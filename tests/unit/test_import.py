@@ -53,6 +53,7 @@ NAMES = [
     "connect",
     "doctor",
     "everywhere",
+    "files",
     "jobs",
     "join_command",
     "last_failure",
