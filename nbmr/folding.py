@@ -49,6 +49,8 @@ class Fold:
     ----------
     fn
         Gets what came of the values so far, and the next value.
+    read
+        Reads each value, where a chunk has the paths of files; None for other values.
 
     Examples
     --------
@@ -56,11 +58,13 @@ class Fold:
     'abc'
     """
 
-    def __init__(self, fn: Callable[[Any, Any], Any]) -> None:
-        self.fn = fn
+    def __init__(self, fn: Callable[[Any, Any], Any], read: Callable[[str], Any] | None = None) -> None:
+        self.fn, self.read = fn, read
 
     def __call__(self, chunk: list[Any]) -> Any:
         """Fold one chunk; a single value is what it is."""
+        if self.read is not None:
+            chunk = [self.read(path) for path in chunk if path is not None]
         return functools.reduce(self.fn, map(_value, chunk))
 
 

@@ -15,7 +15,7 @@ from nbmr import frames, message, registry, topology
 from nbmr.arrivals import LOOK_SECONDS, Arrivals, read_again, until
 from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, JobCancelled, JobNotFound, JobTimeout
-from nbmr.failures import Failures
+from nbmr.failures import Failure, Failures
 from nbmr.filelist import Files
 from nbmr.inputs import Inputs
 from nbmr.joblog import JobLog, Member, Progress, Status
@@ -69,6 +69,10 @@ class Job:
         #: What shows the job while it is awaited.
         self.following: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         self._gathered: list[Any] = []
+        #: Whether its results are DataFrames or Series; None until they were gathered.
+        self.gave_frames: bool | None = None
+        #: Jobs whose results are its data: their logs have to be there until it is done.
+        self.sources: list[Job] = []
         #: Held while the results are gathered.
         self._gathering = threading.RLock()
         self._forgotten = False
@@ -101,7 +105,22 @@ class Job:
         return str(self._log.about.get("queue", "default"))
 
     @property
-    def _target(self) -> Target | None:
+    def log(self) -> JobLog:
+        """Its log as it is read; another object where results had to be read again."""
+        return self._log
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether it was deleted from the broker by this kernel."""
+        return self._forgotten
+
+    @property
+    def broker(self) -> Broker:
+        """Where its log is."""
+        return self._broker
+
+    @property
+    def target(self) -> Target | None:
         """Where its results are written to, if they are."""
         to = self._log.about.get("to")
         return Target(**to) if to else None
@@ -162,6 +181,13 @@ class Job:
         """
         self.while_waiting()
         self._hint = self._look(self)
+        for job in (self, *self.sources):
+            job.stay()
+
+    def stay(self) -> None:
+        """Note in its log, now and then, that somebody still wants it: or else a worker will delete it."""
+        if self._forgotten:
+            return
         heard = self._log.heard_at
         if heard and time.time() - heard > self._log.about.get("ttl", 0.0) / 4 and not self._broker.trouble:
             self._log.heard_at = time.time()
@@ -284,17 +310,18 @@ class Job:
             raise JobTimeout(f"Job {name} is not done after {timeout:g} s; it goes on. {self.hint}".rstrip())
         for follower in list(self.followers):
             follower.stop()  # so that the last state is there when the cell ends, and is saved with it
-        self._raise_why_it_failed()
-        if self.failures:
-            warn_of(self.failures, self._log.total, self.name or self.id)
+        self.raise_why_it_failed()
+        for job in (*self.sources, self):
+            if job.failures:
+                warn_of(job.failures, job.progress.total, job.name or job.id)
         with self._gathering:  # one thread does; the others that wait here get the same
             if not self._gathered:
                 self._gathered = [self._gather(consume=True)]
-                if self._target:
-                    self._target.sweep(self.id)
+                if self.target:
+                    self.target.sweep(self.id)
             return self._gathered[0]
 
-    def _raise_why_it_failed(self) -> None:
+    def raise_why_it_failed(self) -> None:
         """Raise what ended the job before its time, if anything did."""
         __tracebackhide__ = True
         if error := self._unreadable or (self._sending and self._sending.error):
@@ -332,7 +359,9 @@ class Job:
         views = any(len(outcome.layout) > 1 for outcome in outcomes)
         if views and (not copied or sum(value is not None for value in values) <= 1):
             values = values_of(outcomes, standing, writable=True)
-        if self._target:
+        found = (value for value in values if value is not None and not isinstance(value, Failure))
+        self.gave_frames = is_frame(next(found, None))
+        if self.target:
             return Files([path for path in values if isinstance(path, str)], Read(None, {}))
         if not consume:
             return frames.gather(values, of_frame=of_frame, how=how)
@@ -396,7 +425,7 @@ class Job:
         __tracebackhide__ = True
         if arrivals.deleted:
             raise JobNotFound(f"Job {self.name or self.id} was forgotten; its result() is still here.")
-        self._raise_why_it_failed()
+        self.raise_why_it_failed()
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for `result` without blocking the event loop; in a notebook, show the job meanwhile.
@@ -445,8 +474,8 @@ class Job:
         with contextlib.suppress(BrokerError):
             registry.append(self._broker, self._signer, kind, job=self.id)
         self._forgotten = True
-        if self._target:
-            self._target.sweep(self.id)
+        if self.target:
+            self.target.sweep(self.id)
 
     def _ipython_display_(self) -> None:
         from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed

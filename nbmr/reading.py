@@ -135,6 +135,8 @@ class Reading:
     def __init__(self, fn: Callable[..., Any], read: Read) -> None:
         self.fn, self.read = fn, read
 
-    def __call__(self, path: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Read one file, and call the function on what it holds."""
+    def __call__(self, path: str | None, /, *args: Any, **kwargs: Any) -> Any:
+        """Read one file, and call the function on what it holds; not where a job has written nothing."""
+        if path is None:
+            return None
         return self.fn(self.read(path), *args, **kwargs)

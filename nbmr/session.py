@@ -17,6 +17,7 @@ from typing import Any, Self
 from nbmr import config, frames, listing, node, pools, registry, topology
 from nbmr.broker import Broker, Consumer, NotFound, connect
 from nbmr.cell import Cell, Once
+from nbmr.chaining import JobSource
 from nbmr.errors import BrokerError, BrokerUnreachable, ConfigError, NodeError, WorkerError
 from nbmr.filelist import Files
 from nbmr.job import Job
@@ -24,7 +25,7 @@ from nbmr.joblog import JobLog
 from nbmr.keycheck import check_key, confirm_key, watch_key
 from nbmr.node import Presence
 from nbmr.placed import Place, PlacedSender, Watch, places
-from nbmr.reading import Reading
+from nbmr.reading import Read, Reading
 from nbmr.roster import Roster, WorkerFacts
 from nbmr.sender import Sender
 from nbmr.signing import Signer
@@ -117,19 +118,36 @@ class Session:
         partitions, queue = kwargs.pop("partitions", None), options["queue"]
         target = _target(kwargs.pop("to", None), options)
         _check_spelling(fn, kwargs)
+        if isinstance(data, Job) and data.target and callable(fn):
+            fn = Reading(fn, Read(None, {}))  # its results are the paths of what it has written
         if isinstance(data, Files) and callable(fn):
             fn = Reading(fn, data.read)
         self._prepare(queue)
         slots = self.slots(queue) or _GUESSED_SLOTS
-        source = source_of(data, partitions, slots, singly=options["timeout"] is not None)
+        source = self._source(data, partitions, slots, singly=options["timeout"] is not None)
         log = self._new_log(options, source)
         call = Call.encode(Writing(fn, target, log.job) if target and callable(fn) else fn, args, kwargs)
         job = Job(log, self._broker, self._signer, self._look)
+        if isinstance(source, JobSource):
+            job.sources.append(source.job)
         sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
         if not source.lazy:
             job.stall.send_again = sender.send_again
         self._begin(job, log, sender)
         return job, sender.run
+
+    def _source(self, data: Any, partitions: int | None, slots: int, *, singly: bool) -> Source:
+        """Return the data of a call; as for `source_of`, or a job, or what is made of one."""
+        if isinstance(data, Job):
+            data = JobSource(data, partitions, singly=singly)
+        if not isinstance(data, JobSource):
+            return source_of(data, partitions, slots, singly=singly)
+        if data.job.broker is not self._broker:
+            raise ConfigError(
+                f"Job {data.job.name or data.job.id} is on another broker, or the client that started it was"
+                " closed. Pass its result() as data, or that of nbmr.attach(id)."
+            )
+        return data
 
     def start_everywhere(
         self, what: str | Callable[[], Any], queue: str = "default", name: str | None = None

@@ -39,6 +39,17 @@ class Task:
     units: list[Any]
     #: First and last index label, for a partition.
     rows: tuple[str, ...] = ()
+    #: Where the units are, if they are results of another job.
+    results: tuple[dict[str, Any], ...] = ()
+    #: Whether all of these are one unit: a list.
+    together: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many units it has."""
+        if self.results:
+            return 1 if self.together else sum(reference["count"] for reference in self.results)
+        return len(self.units)
 
 
 @dataclass(frozen=True)
