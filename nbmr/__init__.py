@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from nbmr.failures import Failure
     from nbmr.filelist import files
     from nbmr.job import Job
+    from nbmr.pandas_engine import Engine, engine
 
 _HOMES = {
     "nbmr.api": (
@@ -77,6 +78,7 @@ _HOMES = {
     "nbmr.failures": ("Failure",),
     "nbmr.filelist": ("files",),
     "nbmr.job": ("Job",),
+    "nbmr.pandas_engine": ("Engine", "engine"),
     "nbmr.errors": (
         "AccessRefused",
         "BrokerError",
@@ -109,6 +111,7 @@ __all__ = [  # written out for readers and type checkers
     "BrokerUnreachable",
     "Client",
     "ConfigError",
+    "Engine",
     "Failure",
     "GatherError",
     "Job",
@@ -132,6 +135,7 @@ __all__ = [  # written out for readers and type checkers
     "attach",
     "connect",
     "doctor",
+    "engine",
     "everywhere",
     "files",
     "jobs",
@@ -153,6 +157,8 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__pandas_udf__":  # pandas' interface for engines: ``engine=nbmr``
+        return __getattr__("engine")()
     if name not in _HOME:
         raise AttributeError(f"module 'nbmr' has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from nbmr import message, topology
+from nbmr import message, shared, topology
 from nbmr.broker import Broker, Delivery, NotFound
 from nbmr.errors import BrokerError, ProtocolError
 from nbmr.signing import Signer
@@ -42,7 +42,7 @@ def read(
     job
         The job whose blob it is.
     reference
-        What the task says of it: ``name``, and ``size`` in bytes.
+        What the task says of it: ``name``, and ``size`` in bytes; and more if it lies in shared memory.
     on_rejected
         Called with the error for each message that isn't genuine.
     cancelled
@@ -53,8 +53,15 @@ def read(
     BlobGone
         If it was deleted, or isn't wanted any more.
     BrokerError
-        If it doesn't arrive.
+        If it doesn't arrive, or isn't in shared memory any more.
     """
+    if "file" in reference:
+        try:
+            return os.fdopen(shared.open_file(reference), "rb")
+        except shared.SharedGone as exc:
+            if cancelled():
+                raise BlobGone(f"job {job} was cancelled") from exc
+            raise BrokerError(str(exc)) from exc
     size = reference["size"]
     chunks: queue.SimpleQueue[Delivery | BrokerError] = queue.SimpleQueue()
     file = tempfile.TemporaryFile(prefix="nbmr-")  # noqa: SIM115 - it lives as long as the blob is kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import os
 import queue
@@ -11,7 +12,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from nbmr import codec, message, resultfile, topology
+from nbmr import codec, message, resultfile, shared, topology
 from nbmr.blobfile import BlobGone, read
 from nbmr.broker import Broker, Delivery, NotFound
 from nbmr.errors import BrokerError, NbmrError, NotReplayable, ProtocolError
@@ -156,7 +157,8 @@ class Inputs:
         with self._lock:
             if name not in self._files:
                 try:
-                    with read(self._broker, self._signer, self._job, reference) as file:
+                    gone = functools.partial(shared.is_gone, reference)
+                    with read(self._broker, self._signer, self._job, reference, cancelled=gone) as file:
                         self._files[name] = os.dup(file.fileno())
                 except BlobGone:
                     raise self._forgotten() from None

@@ -11,7 +11,7 @@ from concurrent.futures import wait
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from nbmr import frames, message, registry, topology
+from nbmr import frames, message, registry, shared, topology
 from nbmr.arrivals import LOOK_SECONDS, Arrivals, read_again, until
 from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, JobCancelled, JobNotFound, JobTimeout
@@ -62,6 +62,8 @@ class Job:
         self._log, self._broker, self._signer, self._look = log, broker, signer, look
         #: What was made on the broker for this job, besides its log.
         self.blobs: list[topology.Queue] = []
+        #: The folder of its payloads in shared memory; empty if it has none.
+        self.shared = ""
         self._consumer: Any = None
         self._sending: Sending | None = None
         #: Why its log can't be read any more.
@@ -473,6 +475,7 @@ class Job:
                 kind = "forgotten"
         with contextlib.suppress(BrokerError):
             registry.append(self._broker, self._signer, kind, job=self.id)
+        shared.remove_folder(self.shared)
         self._forgotten = True
         if self.target:
             self.target.sweep(self.id)

@@ -16,7 +16,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any
 
-from nbmr import message
+from nbmr import message, shared
 from nbmr.broker import Delivery
 from nbmr.errors import ProtocolError
 from nbmr.failures import Failure
@@ -347,6 +347,8 @@ class JobLog:
         if entry.task in self.outcomes:
             return
         payload, offset = entry.payload, self._offset
+        if "stored" in fields:
+            fields, payload = self._shared(fields)
         if "chunked" not in fields:
             self.bytes_received += len(payload)
         elif chunks is not None and chunks.whole(fields["chunked"]):
@@ -373,6 +375,17 @@ class JobLog:
             if self.inputs is not None and "input" in fields:
                 given = self.inputs.of(entry.task, unit, logged=fields["input"])
             self._failed.append((fields["start"] + unit, why, fields, story, given))
+
+    def _shared(self, fields: dict[str, Any]) -> tuple[dict[str, Any], memoryview]:
+        """Return what a result that lies in shared memory says, and its payload."""
+        if self.counts_only and not fields.get("failures_encoded"):
+            return fields | {"layout": []}, memoryview(b"")
+        try:
+            return fields, shared.map_file(fields["stored"])
+        except shared.SharedGone as exc:  # it was computed, and can't be had: nobody else will tell
+            why = {"reason": "lost", "summary": f"its result can't be had: {exc}", "attempts": 1}
+            lost = {"layout": [], "failures": [], "failures_encoded": False, "all_failed": why}
+            return fields | lost, memoryview(b"")
 
     def seconds_per_unit(self) -> float | None:
         """Return how long a unit takes a worker on average; None before the first result."""

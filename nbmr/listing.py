@@ -66,6 +66,7 @@ def attach(broker: Broker, signer: Signer, id_or_name: str, look: Callable[[Job]
     from_afar = _LookFromAfar(entry, log, broker, signer, look)
     job = Job(log, broker, signer, from_afar)
     job.blobs = entry.streams()[1:]
+    job.shared = entry.shared
     job.follow()
     from_afar.catch_up()
     return job

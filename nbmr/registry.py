@@ -44,6 +44,8 @@ class Entry:
     started: float
     #: Names of the blobs that were made for it.
     blobs: list[str] = field(default_factory=list)
+    #: The folder of its payloads in shared memory; empty if it has none.
+    shared: str = ""
     #: Where its registration stands in the stream.
     offset: int = 0
 
@@ -146,7 +148,8 @@ class Registry:
             case "job":
                 self._entries[entry.job] = Entry(
                     entry.job, fields["name"], fields["queue"], fields["submitted"], fields["ttl"],
-                    fields["host"], fields["pid"], fields["started"], list(fields["blobs"]), offset,
+                    fields["host"], fields["pid"], fields["started"], list(fields["blobs"]),
+                    fields.get("shared", ""), offset,
                 )  # fmt: skip
             case "made" if entry.job in self._entries:
                 self._entries[entry.job].blobs.append(fields["name"])
@@ -158,9 +161,10 @@ class Registry:
                 self._marks.add(fields["mark"])
 
 
-def registration(job: str, name: str, queue: str, ttl: float) -> Entry:
+def registration(job: str, name: str, queue: str, ttl: float, shared: str = "") -> Entry:
     """Return the entry of a job that this process is about to send."""
-    return Entry(job, name, queue, time.time(), ttl, platform.node(), os.getpid(), _started(os.getpid()))
+    pid = os.getpid()
+    return Entry(job, name, queue, time.time(), ttl, platform.node(), pid, _started(pid), shared=shared)
 
 
 @functools.cache

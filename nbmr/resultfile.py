@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from nbmr import message, topology
+from nbmr import message, shared, topology
 from nbmr.blobfile import BlobGone
 from nbmr.broker import Broker, Delivery, NotFound
 from nbmr.errors import BrokerError, ProtocolError
@@ -100,10 +100,7 @@ def _read_from(
                     return False
                 continue
             if isinstance(item, NotFound):
-                raise ResultGone(
-                    f"The results of job {reference['job']}, which this task takes, are gone: it was"
-                    " forgotten or cancelled."
-                )
+                raise ResultGone(_gone(reference["job"]))
             if isinstance(item, BrokerError):
                 raise item
             since = time.monotonic()
@@ -149,13 +146,24 @@ class _Reader:
 
     def _finish(self, entry: Message) -> bool:
         file, sizes = self._run(entry.fields["run"])
-        if "chunked" not in entry.fields:
+        if "stored" in entry.fields:
+            file = self._open_shared(entry.fields["stored"])
+        elif "chunked" not in entry.fields:
             os.pwrite(file.fileno(), entry.payload, 0)
         elif sum(sizes.values()) != entry.fields["chunked"]:
             return False  # its chunks are not all there; it will come again
         layout = entry.fields.get("layout", [])
         self._found = file, layout[:-1] if entry.fields.get("failures_encoded") else layout
         return True
+
+    def _open_shared(self, stored: dict[str, Any]) -> BinaryIO:
+        """Open a result that lies in shared memory."""
+        try:
+            return os.fdopen(shared.open_file(stored), "rb")
+        except shared.SharedGone as exc:
+            if shared.is_gone(stored):
+                raise ResultGone(_gone(self._reference["job"])) from exc
+            raise BrokerError(str(exc)) from exc
 
     def take(self) -> tuple[BinaryIO, Layout]:
         """Return the result; its file is no longer ours."""
@@ -168,3 +176,7 @@ class _Reader:
         for file, _ in self._runs.values():
             if file is not kept:
                 file.close()
+
+
+def _gone(job: str) -> str:
+    return f"The results of job {job}, which this task takes, are gone: it was forgotten or cancelled."

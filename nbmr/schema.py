@@ -95,7 +95,11 @@ def _to(value: Any) -> bool:
 
 
 def _blob(value: Any) -> bool:
-    return isinstance(value, dict) and not fault(value, _BLOB, {"digest": _text})
+    return isinstance(value, dict) and not fault(value, _BLOB, {"digest": _text, "file": _text, "sum": _text})
+
+
+def _stored(value: Any) -> bool:
+    return isinstance(value, dict) and not fault(value, _BLOB | {"file": _text, "sum": _text}, {})
 
 
 def _why(value: Any) -> bool:
@@ -151,7 +155,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "versions": _versions,
             "function": _text,
         },
-        _DATA | {"name": _text, "to": _or_none(_to)},
+        _DATA | {"name": _text, "to": _or_none(_to), "shared": _text},
     ),
     "input": (_INPUT, _DATA),
     "blob": ({"name": name, "offset": whole}, {}),
@@ -183,6 +187,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
         {
             "layout": layout,
             "chunked": whole,
+            "stored": _stored,
             "failures": _each(failure),
             "failures_encoded": _flag,
             "all_failed": _why,
@@ -207,7 +212,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "started": number,
             "blobs": _each(name),
         },
-        {},
+        {"shared": _text},
     ),
     "made": ({"name": name}, {}),
     "unwanted": ({}, {}),

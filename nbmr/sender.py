@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbmr import codec, message, registry, topology, versions
+from nbmr import codec, message, registry, shared, topology, versions
 from nbmr.broker import Body, Broker
 from nbmr.errors import BrokerError
 from nbmr.joblog import JobLog
@@ -53,6 +53,8 @@ class Sender:
     look: Callable[[], None]
     #: What was made on the broker for this job, besides its log.
     blobs: list[topology.Queue] = field(default_factory=list)
+    #: The folder of its payloads in shared memory; empty if they travel in messages.
+    shared: str = ""
     _sent: int = 0
     #: What tasks say of the function.
     _function_fields: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -180,8 +182,15 @@ class Sender:
             "function_blob": None,
         }
         if self.call.size > topology.INLINE_BYTES:
-            function["function_blob"] = self._blob("fn", self.call.buffers) | {"digest": self.call.digest}
+            lies = self._share("fn", self.call.buffers) or self._blob("fn", self.call.buffers)
+            function["function_blob"] = lies | {"digest": self.call.digest}
         return function
+
+    def _share(self, name: str, buffers: Sequence[codec.Buffer]) -> dict[str, Any] | None:
+        """Put a large payload into shared memory, where that is possible."""
+        lies = shared.write(self.shared, name, codec.pieces(buffers))
+        self.log.bytes_sent += lies["size"] if lies else 0
+        return lies
 
     def _blob(self, name: str, buffers: Sequence[codec.Buffer]) -> dict[str, Any]:
         """Write a blob, in chunks, and wait until it is safe."""
@@ -205,12 +214,13 @@ class Sender:
         function = self._function_fields
         inline: list[codec.Buffer] = [] if function["function_blob"] else list(self.call.buffers)
         fields: dict[str, Any] = {"inline": len(inline), "data_blob": None, "data_layout": []}
-        if (
-            sum(memoryview(buffer).nbytes for buffer in buffers)
-            > topology.MESSAGE_BYTES - topology.INLINE_BYTES
-        ):
+        lies = self._share(f"data{number}{suffix}", buffers)
+        size = sum(memoryview(buffer).nbytes for buffer in buffers)
+        if lies is None and size > topology.MESSAGE_BYTES - topology.INLINE_BYTES:
+            lies = self._blob(f"data{number}{suffix}", buffers)
+        if lies:
             fields["data_layout"] = codec.layout(buffers)
-            fields["data_blob"] = self._blob(f"data{number}{suffix}", buffers)
+            fields["data_blob"] = lies
             buffers = []
         body = message.seal(
             self.signer,
@@ -230,6 +240,7 @@ class Sender:
             to=self.options.get("to"),
             results=task.results,
             together=task.together,
+            shared=self.shared,
             **function,
             **fields,
         )

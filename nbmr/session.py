@@ -14,7 +14,7 @@ from concurrent.futures import wait
 from types import TracebackType
 from typing import Any, Self
 
-from nbmr import config, frames, listing, node, pools, registry, topology
+from nbmr import config, frames, listing, node, pools, registry, shared, topology
 from nbmr.broker import Broker, Consumer, NotFound, connect
 from nbmr.cell import Cell, Once
 from nbmr.chaining import JobSource
@@ -234,7 +234,8 @@ class Session:
 
     def _begin(self, job: Job, log: JobLog, sender: Sender) -> None:
         """Register a job, open its log, and follow that."""
-        entry = registry.registration(log.job, job.name, job.queue, self.settings.job_ttl)
+        job.shared = sender.shared = shared.make_folder(self.settings.node, log.job)
+        entry = registry.registration(log.job, job.name, job.queue, self.settings.job_ttl, job.shared)
         registered = registry.register(self._broker, self._signer, entry)
         job.roster = self._facts
         try:

@@ -26,6 +26,9 @@ job), ``unwanted`` (to be deleted), ``forgotten`` (it is deleted), ``mark`` (who
 registry when it sees it). In control: ``cancel`` (a job, or one task of it). In key: ``key``. In events:
 ``ask`` (somebody looks at the workers), ``worker`` (what a worker tells of itself for as long as somebody
 does).
+
+Where all are on one host, the data of a ``task`` and the values of a ``result`` may lie in shared memory; the
+message names them: see `nbmr.shared`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ import psutil
 import pytest
 
 import nbmr
-from nbmr import config, node, pools, topology
+from nbmr import config, node, pools, shared, topology
 from nbmr.errors import RabbitMQNotFound
 from nbmr.node.logs import logged
 
@@ -47,7 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     temporary = home / "tmp"
     temporary.mkdir()
     temporary.chmod(0o1777)
-    shared = set(_names(SHARED_MEMORY))
+    before = set(_names(SHARED_MEMORY))
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
             if name.startswith("NBMR_"):
@@ -58,15 +58,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(tempfile, "tempdir", str(temporary))
         yield home
         nbmr.shutdown()
-        left = _wait_until_empty(lambda: _left(home, shared))
+        left = _wait_until_empty(lambda: _left(home, before))
     shutil.rmtree(home, ignore_errors=True)
     assert not left, "the tests left this behind:\n" + "\n".join(left)
 
 
-def _left(home: Path, shared: set[str]) -> list[str]:
+def _left(home: Path, before: set[str]) -> list[str]:
     """Tell what is left of us: processes, shared memory, files."""
     left = [f"process {line}" for line in _processes(home)]
-    left += [f"shared memory {name}" for name in _unused_memory() if name not in shared]
+    left += [f"shared memory {name}" for name in _unused_memory() if name not in before]
     left += [f"file {home / 'tmp' / name}" for name in _names(home / "tmp")]
     for file in (home / "runtime").rglob("*"):
         if file.is_file() and file.suffix != ".lock":
@@ -90,11 +90,15 @@ def _processes(home: Path) -> Iterator[str]:
 
 
 def _unused_memory() -> set[str]:
-    """Shared memory that no living process has open or mapped: tests beside these may use some."""
+    """Shared memory that no living process has open or mapped: tests beside these may use some.
+
+    A node's folder there is used as long as somebody has a file in its data folder open.
+    """
     used = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            used |= {file.path for file in process.open_files()}
+            for file in process.open_files():
+                used |= {file.path, str(shared.node_folder(Path(file.path).parent))}
             used |= {region.path for region in process.memory_maps()}
     return {name for name in _names(SHARED_MEMORY) if str(SHARED_MEMORY / name) not in used}
 
@@ -231,6 +235,12 @@ def queue(server: Server) -> Iterator[str]:
 
 
 # ---------------------------------------------------------------- helpers
+
+
+@pytest.fixture
+def in_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no payload of this process' jobs lie in shared memory, as with a broker on another host."""
+    monkeypatch.setattr("nbmr.shared.make_folder", lambda _data_dir, _job: "")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typing import Self
 
 import psutil
 
-from nbmr import private
+from nbmr import private, shared
 from nbmr.errors import NodeError
 from nbmr.node import processes
 from nbmr.node.presence import nobody, try_lock
@@ -138,6 +138,7 @@ class Folder:
         shutil.rmtree(self.path, ignore_errors=True)
         if self.exists:  # something wrote while we deleted
             shutil.rmtree(self.path, ignore_errors=True)
+        shared.remove_node(self.path)
 
 
 def end_orphans(state_dir: Path) -> None:

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TextIO
 
-from nbmr import cell, codec, shipped, tracebacks
+from nbmr import cell, codec, shared, shipped, tracebacks
 from nbmr import unit as current
 from nbmr.errors import PickleError
 from nbmr.worker import pipe
@@ -178,6 +178,8 @@ class Runner:
             "count": len(values),
             "failures_encoded": bool(failures),
         }
+        if stored := shared.write(task["shared"], task["run"], parts):
+            reply["stored"], parts = stored, []
         return reply | {"seconds": time.monotonic() - began}, parts
 
     @staticmethod

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from nbmr import message, registry, topology
+from nbmr import message, registry, shared, topology
 from nbmr.broker import Broker, Delivery
 from nbmr.errors import BrokerError, ProtocolError
 from nbmr.node import Presence
@@ -97,6 +97,7 @@ class Janitor(threading.Thread):
             return
         if not self._broker.delete(*entry.streams()):
             return  # at the next look
+        shared.remove_folder(entry.shared)
         registry.append(self._broker, self._signer, "forgotten", job=entry.job)
         _log.warning(
             "job %s (%s) was deleted: nobody wants it, or its time to live is over", entry.job, entry.name

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nbmr import message, topology, versions
+from nbmr import message, shared, topology, versions
 from nbmr.blobfile import BlobGone
 from nbmr.broker import Body, Consumer, Delivery, DeliveryExpired
 from nbmr.errors import BrokerError, ProtocolError
@@ -235,6 +235,7 @@ class Slot(threading.Thread):
         name = task.fields.get("name", "")
         self._running = _Running(task.job, name, task.task, attempt, time.monotonic())
         who = worker.identity | {"pid": self._guard.pid, "run": ""}
+        failed = self.failed
         self._guard.forget_output()
         problem = versions.mismatch(task.fields["versions"], versions.local_versions())
         if problem:
@@ -268,6 +269,7 @@ class Slot(threading.Thread):
             except BlobGone:
                 delivery.ack()
                 return
+        clean = self.failed == failed
         settle = delivery.ack
         if self._expired:  # then it is back in its queue, and whoever gets it next would run it again
             settle = functools.partial(worker.forget_everywhere, task)
@@ -278,15 +280,25 @@ class Slot(threading.Thread):
         except BrokerError:
             self._settled(lambda: None)
             raise
-        confirmed.add_done_callback(lambda future: self._confirmed(future, task.job, delivery, settle))
+        # what failed may be run again, in the kernel
+        used = task.fields["data_blob"] if clean else None
+        confirmed.add_done_callback(lambda future: self._confirmed(future, task.job, delivery, settle, used))
 
-    def _confirmed(self, future: Any, job: str, delivery: Delivery, settle: Callable[[], None]) -> None:
+    def _confirmed(
+        self,
+        future: Any,
+        job: str,
+        delivery: Delivery,
+        settle: Callable[[], None],
+        used: dict[str, Any] | None,
+    ) -> None:
         if future.exception():
             _log.warning("a result of job %s was not stored: %s", job, future.exception())
             self._settled(delivery.give_back)
             return
         if not future.result():
             self._worker.forget(job)  # its log is gone: somebody cancelled it or gave it up
+        shared.remove_file(used)
         self._settled(settle)
 
     def _settled(self, settle: Callable[[], None]) -> None:
@@ -377,6 +389,8 @@ class Slot(threading.Thread):
                 "together": fields.get("together", False),
                 "layout": fields.get("layout", []),
                 "skip": sorted(lost),
+                "shared": fields.get("shared", ""),
+                "run": f"result{task.task}-{who['run']}",
             }
             reply = self._guard.run(
                 header,
@@ -473,6 +487,8 @@ class Slot(threading.Thread):
             "attempt": attempt,
             "seconds": reply.get("seconds", 0.0),
         }
+        if "stored" in reply:
+            fields["stored"] = reply["stored"]
         size = reply["size"]
         if size <= topology.MESSAGE_BYTES:
             body = guard.receive(size)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -175,6 +176,7 @@ def test_cancelled_from_another_kernel(client, server, queue, tmp_path, eventual
     assert len(lines(note)) == 1
 
 
+@pytest.mark.usefixtures("in_messages")
 def test_forgetting_deletes_a_job_with_its_blobs_from_anywhere(client, server):
     big = np.arange(100_000)
     job = client.submit([1, 2], lambda x: x + big[-1], name="with-a-blob")
@@ -298,7 +300,9 @@ def test_what_nobody_forgets_goes_after_its_time_to_live(server, client, monkeyp
         )
         abandoned = process.stdout.readline().strip()
         process.kill()
+        assert list(Path(finished.shared).iterdir())  # the function
         eventually(lambda: not left(server, finished.id) + left(server, abandoned), 60)
+        eventually(lambda: not Path(finished.shared).exists())
         ids = set(brief.jobs()["id"])
     assert not ids & {finished.id, abandoned}
 

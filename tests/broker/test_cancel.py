@@ -187,6 +187,7 @@ def test_cancel_from_another_thread(client, one_worker, tmp_path, eventually):
     assert len(lines(started)) == 1
 
 
+@pytest.mark.usefixtures("in_messages")
 def test_cancel_while_a_huge_result_is_sent(client, one_worker, eventually):
     """Its rest is not waited for."""
     (before,) = client.map([1], lambda _: os.getpid(), queue=one_worker)
@@ -279,6 +280,7 @@ def run(guard, fn, why_stop):
         "inline": len(function), "function": repr(fn), "function_layout": [], "function_blob": None,
         "data_layout": [], "retries": 0, "start": 0, "count": 1, "results": [],
         "stop_at_error": True, "skip": [],
+        "shared": "", "run": "result0",
         "layout": codec.layout(parts),
     }
     return guard.run(header, codec.pieces(parts), [], None, why_stop, lambda text, dropped: True)

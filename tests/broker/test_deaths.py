@@ -13,6 +13,7 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -231,6 +232,51 @@ def test_a_sigkill_says_whether_memory_was_short(client):
     with pytest.raises(nbmr.TaskLost) as caught:
         client.map([1], lambda _: os.kill(os.getpid(), signal.SIGKILL))
     assert "at last of SIGKILL\n" in str(caught.value)
+
+
+@pytest.fixture
+def little_memory():
+    """A control group with 200 MB of memory, where this user may make one: the file that takes processes."""
+    root = Path("/sys/fs/cgroup")
+    if (root / "memory").is_dir():  # version 1
+        group, limit = root / "memory" / f"nbmr-test-{os.getpid()}", "memory.limit_in_bytes"
+    else:
+        group, limit = root / f"nbmr-test-{os.getpid()}", "memory.max"
+    try:
+        group.mkdir()
+        (group / limit).write_text("200000000")
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"no control group can be made here: {exc}")
+    yield group / "cgroup.procs"
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError):  # processes that were in it are still on their way out
+            group.rmdir()
+            return
+        time.sleep(0.1)
+    group.rmdir()
+
+
+def test_a_kill_by_the_out_of_memory_killer(named, queue, start, little_memory):
+    """A real one: the system ends the task's process, not its supervisor, and the job says so."""
+    code = (
+        f"import os, sys; open({str(little_memory)!r}, 'w').write(str(os.getpid()));"
+        " os.execv(sys.executable, [sys.executable, '-m', 'nbmr', 'worker', *sys.argv[1:]])"
+    )
+    worker = start("-c", code, "--url", named.url, "--key-file", str(named.key_file), "--queue", queue)
+    assert worker.stderr.readline().startswith("Ready")
+    with nbmr.Client(named.url, named.key) as client:
+        with pytest.raises(nbmr.TaskLost) as caught:
+            client.map([1], lambda _: print("allocates") or len(bytearray(400_000_000)), queue=queue)
+        assert caught.value.failure.attempts == 3
+        assert "SIGKILL by the system's out-of-memory killer: too little memory" in str(caught.value)
+        assert "allocates" in caught.value.failure.output
+        assert client.map([1], lambda x: x, queue=queue) == [1]
+    assert worker.poll() is None
+    worker.terminate()
+    worker.communicate(timeout=20)
 
 
 def test_other_jobs_go_on_while_a_task_kills_its_workers(client):

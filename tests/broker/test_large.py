@@ -14,6 +14,8 @@ import nbmr
 from nbmr import topology
 from nbmr.broker import link
 
+pytestmark = pytest.mark.usefixtures("in_messages")
+
 
 @pytest.fixture
 def sizes(monkeypatch):

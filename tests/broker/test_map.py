@@ -484,6 +484,7 @@ def test_the_verbs_of_the_module_use_a_client_of_their_own(server, client):
     assert len(nbmr.workers()) == 2
 
 
+@pytest.mark.usefixtures("in_messages")
 def test_map_leaves_nothing_on_the_broker_and_submit_what_it_needs(server, client):
     job = client.submit([np.zeros(2_000_000)], lambda x, y: x.sum() + y.sum(), np.zeros(20_000))
     job.result()

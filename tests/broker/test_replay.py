@@ -155,8 +155,11 @@ def test_what_was_given_back_too_often_has_its_input_too(client, queue, eventual
         job.forget()
 
 
-def test_replay_of_a_large_closure_and_a_large_partition(client):
-    """Both are blobs, which go with the job: map reads them before it forgets the job."""
+@pytest.mark.parametrize("way", ["messages", "shared memory"])
+def test_replay_of_a_large_closure_and_a_large_partition(client, way, request):
+    """Both go with the job: map reads them before it forgets the job."""
+    if way == "messages":
+        request.getfixturevalue("in_messages")
     weights = np.arange(100_000.0)
     frame = pd.DataFrame({"x": np.arange(1_500_000.0)})
 
@@ -272,6 +275,7 @@ def test_copies_and_pickles_leave_the_input_behind(client):
             copied.replay()
 
 
+@pytest.mark.usefixtures("in_messages")
 def test_nothing_is_kept_open(client):
     """The files of large inputs are closed when nobody holds the failure any more."""
 

@@ -1,0 +1,112 @@
+"""What a worker does for pandas' ``apply`` and ``map`` with ``engine=nbmr``: it makes the calls.
+
+What is made of all their results together is for pandas to say, in the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class Calls:
+    """Calls a function as pandas would, and returns what each call gave, packed.
+
+    Parameters
+    ----------
+    fn, args, kwargs
+        The function, and what it gets behind each row, column or element.
+    axis
+        1 for a function of rows, 0 for one of columns.
+    """
+
+    def __init__(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], axis: int
+    ) -> None:
+        self.fn, self.args, self.kwargs, self.axis = fn, args, kwargs, axis
+
+    def __call__(self, part: Any) -> Packed:
+        """Call the function on each row or column of a DataFrame or of an array."""
+        import numpy as np  # noqa: PLC0415 - slow to import
+        import pandas as pd  # noqa: PLC0415 - slow to import
+
+        results: list[Any] = []
+
+        def call(one: Any) -> None:
+            result = self.fn(one, *self.args, **self.kwargs)
+            # pandas lets the next row take this one's place
+            results.append(result.copy(deep=False) if isinstance(result, pd.Series) else result)
+
+        if isinstance(part, np.ndarray):
+            for one in part if self.axis else part.T:
+                call(one)
+        else:
+            part.apply(call, axis=self.axis)
+        return Packed(results)
+
+
+class Element:
+    """Calls a function on one element.
+
+    Parameters
+    ----------
+    fn, kwargs
+        The function, and what it gets besides.
+    """
+
+    def __init__(self, fn: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+        self.fn, self.kwargs = fn, kwargs
+
+    def __call__(self, one: Any) -> Any:
+        """Call it."""
+        return self.fn(one, **self.kwargs)
+
+
+class Packed:
+    """What calls gave, in a form that travels quickly where they are all alike.
+
+    Parameters
+    ----------
+    results
+        What each call gave, in order.
+    """
+
+    def __init__(self, results: list[Any]) -> None:
+        import numpy as np  # noqa: PLC0415 - slow to import
+
+        self.count = len(results)
+        #: All of them: as they are, or as an array of one numpy type, or of the rows that they make.
+        self.results: Any = results
+        #: The index that all of them have, if each is a Series of numbers.
+        self.index: Any = None
+        kinds = set(map(type, results))
+        kind = kinds.pop() if len(kinds) == 1 else None
+        if kind is not None and issubclass(kind, np.number | np.bool_):
+            self.results = np.array(results, kind)
+        elif kind is not None and _rows_alike(results):
+            self.index = results[0].index
+            self.results = np.array([result.to_numpy() for result in results])
+
+    def unpack(self) -> list[Any]:
+        """Return what each call gave, as it was."""
+        import pandas as pd  # noqa: PLC0415 - slow to import
+
+        if self.index is not None:
+            return [pd.Series(row, index=self.index) for row in self.results]
+        return list(self.results)
+
+
+def _rows_alike(results: list[Any]) -> bool:
+    """Whether they are Series of one numpy type of numbers, with the same labels: rows of a frame."""
+    import numpy as np  # noqa: PLC0415 - slow to import
+    import pandas as pd  # noqa: PLC0415 - slow to import
+
+    first = results[0]
+    return type(first) is pd.Series and all(
+        isinstance(one.dtype, np.dtype)
+        and one.dtype.kind in "biuf"
+        and one.dtype == first.dtype
+        and not one.attrs
+        and (one.index is first.index or (one.index.identical(first.index) and one.index.is_unique))
+        for one in results
+    )
