@@ -102,6 +102,21 @@ def test_large_results_come_in_chunks(client, chain):
     ]
 
 
+def test_large_results_of_a_named_broker_come_in_chunks(named, queue):
+    """Where they don't lie in shared memory."""
+    big = np.arange(3_000_000)  # 24 MB
+    with nbmr.Client(named.url, named.key) as client, client.workers(2, queue=queue):
+        job = client.submit([0, 1], lambda x: (big + x, x), queue=queue, partitions=1)
+        second = client.submit(job, lambda pair: (int(pair[0][-1]), pair[1]), queue=queue)
+        assert second.result(100) == [(2_999_999, 0), (3_000_000, 1)]
+        assert client.map(job, lambda pair: pair[1], queue=queue, timeout=60) == [0, 1]  # a part of it each
+        third = client.submit(job, lambda pair: 1 // pair[1], queue=queue, on_error="keep")
+        third.wait(100)
+        assert third.failures[0].partition[0].size == len(big)
+        for one in (job, second, third):
+            one.forget()
+
+
 def test_an_attached_job(client, chain):
     job = client.attach(chain(FRAME, double, partitions=3).id)
     assert_frame_equal(client.map(job, positive), positive(double(FRAME)))
