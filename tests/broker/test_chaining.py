@@ -227,6 +227,10 @@ def test_failures_that_are_kept_are_left_out(client, chain):
         assert second.result() == ["0", "2", "3", "5", "6"]
     with pytest.warns(RuntimeWarning, match="3 of 8 failed"):
         assert client.reduce(job, operator.add, 100) == 116
+    gaps = chain(chain(range(40), bad, on_error="keep", partitions=40), lambda x: x)
+    with pytest.warns(RuntimeWarning):
+        gaps.result()
+    assert client.reduce(gaps, operator.add) == sum(x for x in range(40) if x % 3 != 1)
     all_bad = chain([1, 4], bad, on_error="keep")
     with pytest.warns(RuntimeWarning, match="2 of 2 failed"):
         assert client.map(all_bad, str) == []
@@ -262,6 +266,18 @@ def test_a_job_that_was_forgotten(client, chain):
         client.map(job, len)
     with pytest.raises(nbmr.JobNotFound, match="was forgotten"):
         client.reduce(job, operator.add)
+
+
+def test_a_job_that_another_kernel_forgot(client, chain):
+    job = chain(range(5), str)
+    job.result()
+    client.attach(job.id).forget()
+    with pytest.raises(nbmr.JobNotFound, match="forgotten elsewhere"):
+        client.map(job, len)
+    cancelled = chain(range(5), time.sleep)
+    cancelled.cancel()
+    with pytest.raises(nbmr.JobCancelled, match="no results to go on with"):
+        client.map(cancelled, len)
 
 
 def test_forgotten_while_the_second_runs(client, chain, tmp_path, eventually):
@@ -335,6 +351,7 @@ def test_files_that_a_job_writes_are_read_by_the_next(client, chain, tmp_path):
     out = client.map(job, positive, to=tmp_path / "two")
     got = client.map(nbmr.files(out), lambda part: part)
     assert_frame_equal(got, positive(double(FRAME)))
+    assert isinstance(client.map(job, len), pd.Series)
     assert_frame_equal(client.reduce(job, lambda a, b: pd.concat([a, b])), double(FRAME))
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -121,6 +122,17 @@ def test_what_cannot_be_read_says_which_file(client, csvs):
     with pytest.raises(nbmr.TaskError) as caught:
         client.map(nbmr.files(f"{csvs}/*.csv"), len)
     assert str(csvs / "3.csv") in str(caught.value)
+
+
+def test_what_cannot_travel_is_named_as_without_files(client, csvs, tmp_path):
+    lock = threading.Lock()
+
+    def holds(part):
+        return lock and part
+
+    with pytest.raises(nbmr.PickleError, match="can't send `holds`: its closure variable `lock`"):
+        client.map(nbmr.files(f"{csvs}/*.csv"), holds, to=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_are_reduced(client, csvs):
