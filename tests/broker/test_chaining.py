@@ -15,8 +15,10 @@ from notes import lines, note
 from pandas.testing import assert_frame_equal, assert_series_equal
 
 import nbmr
-from nbmr import topology
+from nbmr import codec, message, resultfile, topology
+from nbmr.blobfile import BlobGone
 from nbmr.frames import row_bounds
+from nbmr.signing import Signer
 
 FRAME = pd.DataFrame(
     {
@@ -358,12 +360,54 @@ def test_files_that_a_job_writes_are_read_by_the_next(client, chain, tmp_path):
 # ---------------------------------------------------------------- forgeries and kills
 
 
-def test_forged_results_are_not_read(client, chain, outsider):
-    job = chain([1, 2, 3], lambda x: x, partitions=3)
+def test_forged_results_are_not_read(client, chain, outsider, touch, tmp_path, eventually):
+    """Wherever the reading begins, and whatever was written before the genuine result."""
+    gate = tmp_path / "gate"
+
+    def gated(x):
+        while not gate.exists():
+            time.sleep(0.02)
+        return x
+
+    job = chain([7], gated)
+    eventually(lambda: job.status == "running", 60)
+    who = {"worker": "w", "host": "h", "pid": 1, "run": "r", "start": 0, "count": 1}
+    buffers = codec.encode([touch])
+    forged = message.seal(Signer("0" * 64), "result", job=job.id, task=0, buffers=buffers, **who)
+    outsider.put(topology.job_log(job.id), b"".join(forged), b"?")
+    gate.touch()
+    assert job.result(60) == [7]
+    assert job.rejected == 2
+    assert client.map(job, lambda x: x * 2) == [14]
+    rejected = []
+    reference = {"job": job.id, "task": 0, "offset": 0}
+    file, layout = resultfile.read(client._broker, client._signer, reference, rejected.append)
+    with file:
+        assert codec.decode(codec.slices(memoryview(file.read()), layout)) == [7]
+    assert len(rejected) == 2
+
+
+def test_a_place_that_is_wrong_costs_time_only(client, chain, monkeypatch):
+    monkeypatch.setattr(resultfile, "_STALLED", 1.0)
+    job = chain([7, 8], lambda x: x, partitions=2)
     job.result()
-    bodies = outsider.take(topology.job_log(job.id), 5)
-    outsider.put(topology.job_log(job.id), *(body[:-1] + bytes([body[-1] ^ 1]) for body in bodies))
-    assert client.map(job, lambda x: x * 2) == [2, 4, 6]
+    reference = {"job": job.id, "task": 1, "offset": 1_000_000}
+    file, layout = resultfile.read(client._broker, client._signer, reference)
+    with file:
+        assert codec.decode(codec.slices(memoryview(file.read()), layout)) == [8]
+    with pytest.raises(nbmr.BrokerError, match="task 9 is not in the log"):
+        resultfile.read(client._broker, client._signer, reference | {"task": 9})
+
+
+def test_a_read_that_nobody_wants_any_more_ends(client, chain):
+    job = chain([7], lambda x: x)
+    job.result()
+    reference = {"job": job.id, "task": 9, "offset": 0}
+    with pytest.raises(BlobGone):
+        resultfile.read(client._broker, client._signer, reference, cancelled=lambda: True)
+    job.forget()
+    with pytest.raises(resultfile.ResultGone, match="forgotten or cancelled"):
+        resultfile.read(client._broker, client._signer, reference)
 
 
 @pytest.mark.parametrize("victim", ["child", "worker"])
