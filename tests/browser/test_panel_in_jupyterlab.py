@@ -198,6 +198,12 @@ def test_broker_states_themes_and_foreign_text(notebook, named, server, queue):
     finally:
         server.eval(f"rabbit_alarm:clear_alarm({alarm}).")
     expect(hint).to_contain_text("No worker listens to queue")
+    server.eval(
+        '[rabbit_networking:close_connection(P, "test") || [{pid, P}, {vhost, <<"named">>}] <-'
+        " rabbit_networking:connection_info_all([pid, vhost])]."
+    )
+    expect(hint).to_contain_text("RabbitMQ: reconnecting")
+    expect(hint).to_contain_text("No worker listens to queue")
     assert cancel(page, 1) < SOON
     page.ended(1)
     expect(panel.first).to_contain_text("cancelled")
