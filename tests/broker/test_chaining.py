@@ -260,6 +260,20 @@ def test_what_failed_is_run_again_here(client, chain):
         client.attach(second.id).failures[0].replay()
 
 
+def test_who_waits_for_the_second_keeps_the_first(named, queue, monkeypatch):
+    """A worker's janitor deletes what nobody has looked at for its time to live."""
+    monkeypatch.setenv("NBMR_JOB_TTL", "1.5")
+    with nbmr.Client(named.url, named.key) as brief, brief.workers(1, queue=queue):
+        job = brief.submit([1], str, queue=queue)
+        assert job.result(60) == ["1"]
+        second = brief.submit(job, str, queue=f"{queue}-nobody")
+        with pytest.raises(nbmr.JobTimeout):
+            second.result(6)
+        assert {job.id, second.id} <= set(brief.jobs()["id"])
+        second.forget()
+        job.forget()
+
+
 def test_a_job_that_was_forgotten(client, chain):
     job = chain(range(5), str)
     job.result()
