@@ -119,7 +119,8 @@ def map(  # noqa: A001 - the name that users expect
         A folder for the results, which have to be DataFrames or Series (None writes nothing). The workers
         write each as a file, ``part-00000.parquet`` and so on, or CSV for ``to="folder/*.csv"``; the folder
         is one that you and they reach by the same path. It must not hold results already. Parquet needs
-        pyarrow on the workers, and keeps the index; CSV keeps an index that has a name.
+        pyarrow on the workers, and keeps the index; CSV keeps an index that has a name. A Series becomes a
+        frame with one column.
 
     Returns
     -------
