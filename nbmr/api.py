@@ -87,7 +87,9 @@ def map(  # noqa: A001 - the name that users expect
     ----------
     data
         A DataFrame or Series: `fn` gets a partition, some of its rows, of the same type. Or a list, range or
-        any iterable: `fn` gets an item. An iterable is read as the work goes on.
+        any iterable: `fn` gets an item. An iterable is read as the work goes on. Or files, from `nbmr.files`:
+        `fn` gets what one holds. Or a `Job`: `fn` gets what each partition or item came to, read by the
+        workers from that job's log as it arrives; what failed there is left out.
     fn
         Any callable: a lambda, a closure, a function from a cell or a module. It is never called on data that
         isn't in `data`.
@@ -117,7 +119,8 @@ def map(  # noqa: A001 - the name that users expect
         A folder for the results, which have to be DataFrames or Series (None writes nothing). The workers
         write each as a file, ``part-00000.parquet`` and so on, or CSV for ``to="folder/*.csv"``; the folder
         is one that you and they reach by the same path. It must not hold results already. Parquet needs
-        pyarrow on the workers, and keeps the index; CSV keeps an index that has a name.
+        pyarrow on the workers, and keeps the index; CSV keeps an index that has a name. A Series becomes a
+        frame with one column.
 
     Returns
     -------
@@ -170,7 +173,8 @@ def reduce(
     ----------
     data
         A list, range or any iterable: its items are folded. Or a DataFrame or Series: its partitions are,
-        each some of its rows; one partition alone is the result as it is, unless `initial` is given.
+        each some of its rows; one partition alone is the result as it is, unless `initial` is given. Or
+        files, from `nbmr.files`: what each holds is folded. Or a `Job`: its results are, read by the workers.
     fn
         Gets two neighbours, or what came of them, the left one first, and returns what they come to. Has to
         be associative: ``fn(fn(a, b), c)`` equals ``fn(a, fn(b, c))``. It need not be commutative.
@@ -178,7 +182,7 @@ def reduce(
         Stands before the first, and is the result for empty data.
     partitions
         How many partitions, or chunks of items, to begin with; None chooses. No matter for an iterable whose
-        length isn't known.
+        length isn't known; not for a job.
     queue, retries, progress, name
         As for `map`. Each level of the tree is a job, and shows its own progress.
     timeout

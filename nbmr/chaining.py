@@ -10,7 +10,7 @@ from typing import Any
 
 from nbmr.errors import ConfigError, JobCancelled, JobNotFound
 from nbmr.job import Job
-from nbmr.joblog import JobLog
+from nbmr.joblog import JobLog, Status
 from nbmr.outcome import Outcome
 from nbmr.tasks import Source, Task, is_frame
 
@@ -41,8 +41,8 @@ class JobSource(Source):
     ------
     ConfigError
         If `partitions` is given.
-    JobNotFound
-        If the job was forgotten.
+    JobNotFound, JobCancelled
+        If the job was forgotten, or cancelled.
     """
 
     def __init__(self, job: Job, partitions: int | None = None, *, singly: bool = False) -> None:
@@ -51,6 +51,8 @@ class JobSource(Source):
                 f"partitions={partitions!r}: the data is a job's results, which come as it has cut them. Say"
                 " partitions=… where that job is submitted."
             )
+        if job.status == Status.CANCELLED:
+            raise JobCancelled(f"Job {job.name or job.id} was cancelled, so it has no results to go on with.")
         if job.forgotten:
             raise JobNotFound(
                 f"Job {job.name or job.id} was forgotten, so workers can't read its results. Pass its"
@@ -144,6 +146,8 @@ class JobSource(Source):
 
     def _gives_frames(self) -> bool:
         """Whether what the job gave are DataFrames or Series, as far as the first result tells."""
+        if self.job.target:  # that is what its files hold
+            return True
         if self.job.gave_frames is not None:
             return self.job.gave_frames
         with self.job.log.changed:
@@ -185,13 +189,16 @@ class FoldSource(JobSource):
     def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
         self._early[outcome.start] = number, outcome
         while self._next in self._early:
-            number, outcome = self._early.pop(self._next)
-            self._next += outcome.count
-            for unit in range(outcome.count):
-                if unit not in outcome.failures:
-                    self._add(number, outcome, unit)
-                    if self._full:
-                        yield from self._rest()
+            yield from self._take(self._next)
+
+    def _take(self, start: int) -> Iterator[Task]:
+        number, outcome = self._early.pop(start)
+        self._next = start + outcome.count
+        for unit in range(outcome.count):
+            if unit not in outcome.failures:
+                self._add(number, outcome, unit)
+                if self._full:
+                    yield self._close()
 
     @property
     def _full(self) -> bool:
@@ -207,9 +214,14 @@ class FoldSource(JobSource):
         self._count += 1
         self._bytes += outcome.size / outcome.count
 
+    def _close(self) -> Task:
+        task = Task(self._chunks, [], results=tuple(self._chunk), together=True)
+        self._chunk, self._count, self._bytes = [], 0, 0.0
+        self._chunks += 1
+        return task
+
     def _rest(self) -> Iterator[Task]:
+        for start in sorted(self._early):  # numbers are missing where that job's own data had failures
+            yield from self._take(start)
         if self._chunk:
-            task = Task(self._chunks, [], results=tuple(self._chunk), together=True)
-            self._chunk, self._count, self._bytes = [], 0, 0.0
-            self._chunks += 1
-            yield task
+            yield self._close()

@@ -105,8 +105,8 @@ def files(
     """
     if reader is not None and not callable(reader):
         raise ConfigError(f"reader has to be a function that gets a path; got {type(reader).__name__}.")
-    if isinstance(paths, Files) and reader is None and not reader_options:
-        return Files(paths, paths.read)
+    if isinstance(paths, Files) and reader is None:
+        reader, reader_options = paths.read.reader, paths.read.options | reader_options
     options = reader_options.get("storage_options") or {}
     if isinstance(paths, str | os.PathLike):
         found = _expand(paths, options, must_exist=True)

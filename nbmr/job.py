@@ -362,7 +362,8 @@ class Job:
         if views and (not copied or sum(value is not None for value in values) <= 1):
             values = values_of(outcomes, standing, writable=True)
         found = (value for value in values if value is not None and not isinstance(value, Failure))
-        self.gave_frames = is_frame(next(found, None))
+        if (first := next(found, None)) is not None:
+            self.gave_frames = is_frame(first)
         if self.target:
             return Files([path for path in values if isinstance(path, str)], Read(None, {}))
         if not consume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 from collections.abc import Callable
@@ -86,6 +87,8 @@ class Read:
         ImportError
             If what reads it isn't installed.
         """
+        if self.reader is None and not is_url(path) and not Path(path).exists():
+            raise _not_here(path)
         try:
             if self.reader is not None:
                 return self.reader(path, **self.options)
@@ -96,12 +99,16 @@ class Read:
         except FileNotFoundError as exc:
             if is_url(path) or Path(path).exists():  # then it is another one that is missing
                 raise
-            raise FileNotFoundError(exc.errno, f"No such file {_here()}", path) from exc
+            raise _not_here(path) from exc
         except ImportError as exc:
             raise ImportError(f"{path} can't be read {_here()}: {_missing(exc)}") from exc
         except Exception as exc:
             exc.add_note(f"while {path} was read {_here()}")
             raise
+
+
+def _not_here(path: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, f"No such file {_here()}", path)
 
 
 def _here() -> str:

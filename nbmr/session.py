@@ -18,7 +18,15 @@ from nbmr import config, frames, listing, node, pools, registry, shared, topolog
 from nbmr.broker import Broker, Consumer, NotFound, connect
 from nbmr.cell import Cell, Once
 from nbmr.chaining import JobSource
-from nbmr.errors import BrokerError, BrokerUnreachable, ConfigError, NodeError, WorkerError
+from nbmr.errors import (
+    BrokerError,
+    BrokerUnreachable,
+    ConfigError,
+    JobNotFound,
+    NodeError,
+    PickleError,
+    WorkerError,
+)
 from nbmr.filelist import Files
 from nbmr.job import Job
 from nbmr.joblog import JobLog
@@ -118,15 +126,11 @@ class Session:
         partitions, queue = kwargs.pop("partitions", None), options["queue"]
         target = _target(kwargs.pop("to", None), options)
         _check_spelling(fn, kwargs)
-        if isinstance(data, Job) and data.target and callable(fn):
-            fn = Reading(fn, Read(None, {}))  # its results are the paths of what it has written
-        if isinstance(data, Files) and callable(fn):
-            fn = Reading(fn, data.read)
         self._prepare(queue)
         slots = self.slots(queue) or _GUESSED_SLOTS
         source = self._source(data, partitions, slots, singly=options["timeout"] is not None)
         log = self._new_log(options, source)
-        call = Call.encode(Writing(fn, target, log.job) if target and callable(fn) else fn, args, kwargs)
+        call = _encode(fn, data, target, log.job, args, kwargs)
         job = Job(log, self._broker, self._signer, self._look)
         if isinstance(source, JobSource):
             job.sources.append(source.job)
@@ -148,6 +152,11 @@ class Session:
             raise ConfigError(
                 f"Job {data.job.name or data.job.id} is on another broker, or the client that started it was"
                 " closed. Pass its result() as data, or that of nbmr.attach(id)."
+            )
+        if not self._broker.exists(topology.job_log(data.job.id)):
+            raise JobNotFound(
+                f"Job {data.job.name or data.job.id} was forgotten elsewhere, or its time was over: its"
+                " results are not on the broker any more."
             )
         return data
 
@@ -434,6 +443,25 @@ def _options(
         "queue": queue, "retries": retries, "timeout": timeout, "on_error": on_error, "gather": gather,
         "name": label.removeprefix("<locals>.").rpartition("<locals>.")[2],
     }  # fmt: skip
+
+
+def _encode(
+    fn: Any, data: Any, target: Target | None, job: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call:
+    """Encode a function with what comes before it and behind it: reading its data, writing its result."""
+    called = fn
+    if callable(fn):
+        if isinstance(data, Files):
+            called = Reading(called, data.read)
+        if isinstance(data, Job) and data.target:  # its results are the paths of what it has written
+            called = Reading(called, Read(None, {}))
+        if target:
+            called = Writing(called, target, job)
+    try:
+        return Call.encode(called, args, kwargs)
+    except PickleError:
+        Call.encode(fn, args, kwargs)  # its error names what the user knows
+        raise
 
 
 def _target(to: Any, options: dict[str, Any]) -> Target | None:

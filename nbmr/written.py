@@ -186,8 +186,7 @@ class Writing:
             mine = folder / f"{_OWNER}.{self.job}-{secrets.token_hex(4)}"
             try:
                 mine.write_text(self.job)
-                with contextlib.suppress(FileExistsError):  # a link comes into being with its content
-                    os.link(mine, folder / _OWNER)
+                _link(mine, folder / _OWNER)
             finally:
                 mine.unlink(missing_ok=True)
             owner = _owner(folder)
@@ -253,6 +252,17 @@ def write(result: Any, path: Path, kind: str) -> None:
             f"Writing Parquet on host {socket.gethostname()} needs pyarrow there:"
             " pip install 'nbmr[parquet]', or pip install pyarrow; or write CSV: to='…/*.csv'."
         ) from exc
+
+
+def _link(file: Path, name: Path) -> None:
+    """Give a file another name, unless that is taken; it comes into being with all of its content."""
+    try:
+        os.link(file, name)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links: then it is whole a moment later
+        with contextlib.suppress(FileExistsError), name.open("x") as copy:
+            copy.write(file.read_text())
 
 
 def _owner(folder: Path) -> str | None:

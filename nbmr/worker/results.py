@@ -15,7 +15,7 @@ from nbmr.resultfile import Layout
 from nbmr.signing import Signer
 
 #: Results that a worker keeps for a while, since several tasks may take parts of one; and the largest.
-_KEPT, _KEPT_BYTES = 4, 64 << 20
+_KEPT, _KEPT_BYTES = 4, 8 << 20
 
 
 class Results:

@@ -15,8 +15,10 @@ from notes import lines, note
 from pandas.testing import assert_frame_equal, assert_series_equal
 
 import nbmr
-from nbmr import topology
+from nbmr import codec, message, resultfile, topology
+from nbmr.blobfile import BlobGone
 from nbmr.frames import row_bounds
+from nbmr.signing import Signer
 
 FRAME = pd.DataFrame(
     {
@@ -100,6 +102,21 @@ def test_large_results_come_in_chunks(client, chain):
         (0, 2_999_999, True),
         (1, 3_000_000, True),
     ]
+
+
+def test_large_results_of_a_named_broker_come_in_chunks(named, queue):
+    """Where they don't lie in shared memory."""
+    big = np.arange(3_000_000)  # 24 MB
+    with nbmr.Client(named.url, named.key) as client, client.workers(2, queue=queue):
+        job = client.submit([0, 1], lambda x: (big + x, x), queue=queue, partitions=1)
+        second = client.submit(job, lambda pair: (int(pair[0][-1]), pair[1]), queue=queue)
+        assert second.result(100) == [(2_999_999, 0), (3_000_000, 1)]
+        assert client.map(job, lambda pair: pair[1], queue=queue, timeout=60) == [0, 1]  # a part of it each
+        third = client.submit(job, lambda pair: 1 // pair[1], queue=queue, on_error="keep")
+        third.wait(100)
+        assert third.failures[0].partition[0].size == len(big)
+        for one in (job, second, third):
+            one.forget()
 
 
 def test_an_attached_job(client, chain):
@@ -212,6 +229,10 @@ def test_failures_that_are_kept_are_left_out(client, chain):
         assert second.result() == ["0", "2", "3", "5", "6"]
     with pytest.warns(RuntimeWarning, match="3 of 8 failed"):
         assert client.reduce(job, operator.add, 100) == 116
+    gaps = chain(chain(range(40), bad, on_error="keep", partitions=40), lambda x: x)
+    with pytest.warns(RuntimeWarning):
+        gaps.result()
+    assert client.reduce(gaps, operator.add) == sum(x for x in range(40) if x % 3 != 1)
     all_bad = chain([1, 4], bad, on_error="keep")
     with pytest.warns(RuntimeWarning, match="2 of 2 failed"):
         assert client.map(all_bad, str) == []
@@ -239,6 +260,20 @@ def test_what_failed_is_run_again_here(client, chain):
         client.attach(second.id).failures[0].replay()
 
 
+def test_who_waits_for_the_second_keeps_the_first(named, queue, monkeypatch):
+    """A worker's janitor deletes what nobody has looked at for its time to live."""
+    monkeypatch.setenv("NBMR_JOB_TTL", "1.5")
+    with nbmr.Client(named.url, named.key) as brief, brief.workers(1, queue=queue):
+        job = brief.submit([1], str, queue=queue)
+        assert job.result(60) == ["1"]
+        second = brief.submit(job, str, queue=f"{queue}-nobody")
+        with pytest.raises(nbmr.JobTimeout):
+            second.result(6)
+        assert {job.id, second.id} <= set(brief.jobs()["id"])
+        second.forget()
+        job.forget()
+
+
 def test_a_job_that_was_forgotten(client, chain):
     job = chain(range(5), str)
     job.result()
@@ -247,6 +282,18 @@ def test_a_job_that_was_forgotten(client, chain):
         client.map(job, len)
     with pytest.raises(nbmr.JobNotFound, match="was forgotten"):
         client.reduce(job, operator.add)
+
+
+def test_a_job_that_another_kernel_forgot(client, chain):
+    job = chain(range(5), str)
+    job.result()
+    client.attach(job.id).forget()
+    with pytest.raises(nbmr.JobNotFound, match="forgotten elsewhere"):
+        client.map(job, len)
+    cancelled = chain(range(5), time.sleep)
+    cancelled.cancel()
+    with pytest.raises(nbmr.JobCancelled, match="no results to go on with"):
+        client.map(cancelled, len)
 
 
 def test_forgotten_while_the_second_runs(client, chain, tmp_path, eventually):
@@ -320,18 +367,61 @@ def test_files_that_a_job_writes_are_read_by_the_next(client, chain, tmp_path):
     out = client.map(job, positive, to=tmp_path / "two")
     got = client.map(nbmr.files(out), lambda part: part)
     assert_frame_equal(got, positive(double(FRAME)))
+    assert isinstance(client.map(job, len), pd.Series)
     assert_frame_equal(client.reduce(job, lambda a, b: pd.concat([a, b])), double(FRAME))
 
 
 # ---------------------------------------------------------------- forgeries and kills
 
 
-def test_forged_results_are_not_read(client, chain, outsider):
-    job = chain([1, 2, 3], lambda x: x, partitions=3)
+def test_forged_results_are_not_read(client, chain, outsider, touch, tmp_path, eventually):
+    """Wherever the reading begins, and whatever was written before the genuine result."""
+    gate = tmp_path / "gate"
+
+    def gated(x):
+        while not gate.exists():
+            time.sleep(0.02)
+        return x
+
+    job = chain([7], gated)
+    eventually(lambda: job.status == "running", 60)
+    who = {"worker": "w", "host": "h", "pid": 1, "run": "r", "start": 0, "count": 1}
+    buffers = codec.encode([touch])
+    forged = message.seal(Signer("0" * 64), "result", job=job.id, task=0, buffers=buffers, **who)
+    outsider.put(topology.job_log(job.id), b"".join(forged), b"?")
+    gate.touch()
+    assert job.result(60) == [7]
+    assert job.rejected == 2
+    assert client.map(job, lambda x: x * 2) == [14]
+    rejected = []
+    reference = {"job": job.id, "task": 0, "offset": 0}
+    file, layout = resultfile.read(client._broker, client._signer, reference, rejected.append)
+    with file:
+        assert codec.decode(codec.slices(memoryview(file.read()), layout)) == [7]
+    assert len(rejected) == 2
+
+
+def test_a_place_that_is_wrong_costs_time_only(client, chain, monkeypatch):
+    monkeypatch.setattr(resultfile, "_STALLED", 1.0)
+    job = chain([7, 8], lambda x: x, partitions=2)
     job.result()
-    bodies = outsider.take(topology.job_log(job.id), 5)
-    outsider.put(topology.job_log(job.id), *(body[:-1] + bytes([body[-1] ^ 1]) for body in bodies))
-    assert client.map(job, lambda x: x * 2) == [2, 4, 6]
+    reference = {"job": job.id, "task": 1, "offset": 1_000_000}
+    file, layout = resultfile.read(client._broker, client._signer, reference)
+    with file:
+        assert codec.decode(codec.slices(memoryview(file.read()), layout)) == [8]
+    with pytest.raises(nbmr.BrokerError, match="task 9 is not in the log"):
+        resultfile.read(client._broker, client._signer, reference | {"task": 9})
+
+
+def test_a_read_that_nobody_wants_any_more_ends(client, chain):
+    job = chain([7], lambda x: x)
+    job.result()
+    reference = {"job": job.id, "task": 9, "offset": 0}
+    with pytest.raises(BlobGone):
+        resultfile.read(client._broker, client._signer, reference, cancelled=lambda: True)
+    job.forget()
+    with pytest.raises(resultfile.ResultGone, match="forgotten or cancelled"):
+        resultfile.read(client._broker, client._signer, reference)
 
 
 @pytest.mark.parametrize("victim", ["child", "worker"])

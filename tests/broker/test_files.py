@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -121,6 +122,17 @@ def test_what_cannot_be_read_says_which_file(client, csvs):
     with pytest.raises(nbmr.TaskError) as caught:
         client.map(nbmr.files(f"{csvs}/*.csv"), len)
     assert str(csvs / "3.csv") in str(caught.value)
+
+
+def test_what_cannot_travel_is_named_as_without_files(client, csvs, tmp_path):
+    lock = threading.Lock()
+
+    def holds(part):
+        return lock and part
+
+    with pytest.raises(nbmr.PickleError, match="can't send `holds`: its closure variable `lock`"):
+        client.map(nbmr.files(f"{csvs}/*.csv"), holds, to=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_are_reduced(client, csvs):
@@ -282,11 +294,38 @@ def test_killed_in_the_middle_of_writing(client, queue, tmp_path, eventually, vi
     assert [pd.read_csv(path)["x"].tolist() for path in out] == [["head0", "v0"], ["head1", "v1"]]
 
 
-def test_cancelled_in_the_middle_of_writing(client, tmp_path, eventually):
+class Stubborn(Slow):
+    """It has to be killed."""
+
+    def __str__(self):
+        with contextlib.suppress(KeyboardInterrupt):
+            return super().__str__()
+        return super().__str__()
+
+
+@pytest.mark.parametrize("kind", [Slow, Stubborn])
+def test_cancelled_in_the_middle_of_writing(client, tmp_path, eventually, kind):
     log, gate, folder = tmp_path / "log", tmp_path / "gate", tmp_path / "out"
-    job = client.submit([0], lambda x: pd.DataFrame({"x": [Slow(log, gate, x)]}), to=f"{folder}/*.csv")
+    job = client.submit([0], lambda x: pd.DataFrame({"x": [kind(log, gate, x)]}), to=f"{folder}/*.csv")
     eventually(lambda: lines(log), 60)
     job.cancel()
+    pid = int(lines(log)[0].split()[1])
+    eventually(lambda: kind is Slow or not psutil.pid_exists(pid), 60)
     eventually(lambda: names(folder) == [], 60)
-    with contextlib.suppress(OSError):
-        gate.touch()
+    gate.touch()
+
+
+def test_killed_for_its_timeout_in_the_middle_of_writing(client, tmp_path):
+    """What it leaves is removed by its worker, long before the job is over."""
+    log, gate, folder = tmp_path / "log", tmp_path / "gate", tmp_path / "out"
+    job = client.submit(
+        [0], lambda x: pd.DataFrame({"x": [Stubborn(log, gate, x)]}), to=f"{folder}/*.csv", timeout=1
+    )
+    try:
+        assert job.wait(100)
+        assert [failure.reason for failure in job.failures] == ["timeout"]
+        assert lines(log)
+        assert names(folder) == [".nbmr-job"]
+    finally:
+        job.forget()
+    assert names(folder) == []
