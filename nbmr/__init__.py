@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         WrongKey,
     )
     from nbmr.failures import Failure
+    from nbmr.filelist import files
     from nbmr.job import Job
     from nbmr.pandas_engine import Engine, engine
 
@@ -75,6 +76,7 @@ _HOMES = {
     "nbmr.client": ("Client",),
     "nbmr.cluster": ("Workers",),
     "nbmr.failures": ("Failure",),
+    "nbmr.filelist": ("files",),
     "nbmr.job": ("Job",),
     "nbmr.pandas_engine": ("Engine", "engine"),
     "nbmr.errors": (
@@ -135,6 +137,7 @@ __all__ = [  # written out for readers and type checkers
     "doctor",
     "engine",
     "everywhere",
+    "files",
     "jobs",
     "join_command",
     "last_failure",

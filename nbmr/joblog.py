@@ -130,6 +130,8 @@ class JobLog:
     #: Called without the lock, once, when the job has come to its end.
     on_end: Callable[[Status], None] = field(default=lambda _status: None, repr=False)
     _tasks: int | None = None
+    #: The place in the log of what is being read.
+    _offset: int = 0
     #: What was told when each running task was started: attempt, worker, host, pid.
     _running: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
     #: By worker: its host, and how many tasks it has done, and how many failed.
@@ -256,6 +258,7 @@ class JobLog:
                     if self.inputs is not None:
                         self.inputs.note(entry, delivery.offset)
                 else:
+                    self._offset = delivery.offset
                     getattr(self, f"_on_{entry.kind}")(entry)
             except (ProtocolError, KeyError, ValueError, TypeError):  # signed, but of another version of nbmr
                 self.rejected += 1
@@ -288,6 +291,8 @@ class JobLog:
 
     def _on_sealed(self, entry: Message) -> None:
         self.sealed, self._tasks, self.total = True, entry.fields["tasks"], entry.fields["units"]
+        if "of_frame" in entry.fields:  # known only now, if the data are a job's results
+            self.about = self.about | {"of_frame": entry.fields["of_frame"]}
 
     def _on_started(self, entry: Message) -> None:
         self._crew.setdefault(entry.fields["worker"], (entry.fields["host"], 0, 0))
@@ -327,7 +332,7 @@ class JobLog:
     def _on_chunk(self, entry: Message) -> None:
         if entry.task in self.outcomes:
             return
-        chunks = self._chunks.setdefault(entry.fields["run"], Chunks())
+        chunks = self._chunks.setdefault(entry.fields["run"], Chunks(self._offset))
         if chunks.add(entry.fields["offset"], entry.payload):
             self.bytes_received += len(entry.payload)
 
@@ -341,17 +346,17 @@ class JobLog:
         self.printed.end(fields["run"])
         if entry.task in self.outcomes:
             return
-        payload = entry.payload
+        payload, offset = entry.payload, self._offset
         if "stored" in fields:
             fields, payload = self._shared(fields)
         if "chunked" not in fields:
             self.bytes_received += len(payload)
         elif chunks is not None and chunks.whole(fields["chunked"]):
-            payload = memoryview(chunks.body)
+            payload, offset = memoryview(chunks.body), chunks.begin
         else:
             self.rejected += 1  # its chunks are not all there; it will come again
             return
-        outcome = self.outcomes[entry.task] = Outcome.read(fields, payload)
+        outcome = self.outcomes[entry.task] = Outcome.read(fields, payload, offset)
         if self.counts_only:
             outcome.payload = None
         else:
@@ -398,4 +403,4 @@ class JobLog:
         with self.changed:
             self.given_away = True
             self._tell()
-            self.outcomes = dict.fromkeys(self.outcomes, Outcome(0, 0, None, [], {}))
+            self.outcomes = {task: outcome.without_values() for task, outcome in self.outcomes.items()}

@@ -15,6 +15,7 @@ from typing import Any
 
 from nbmr import codec, frames
 from nbmr.errors import ConfigError
+from nbmr.filelist import Files
 
 #: Bytes that a batch of items should not exceed.
 _BATCH_BYTES = 1 << 20
@@ -38,6 +39,17 @@ class Task:
     units: list[Any]
     #: First and last index label, for a partition.
     rows: tuple[str, ...] = ()
+    #: Where the units are, if they are results of another job.
+    results: tuple[dict[str, Any], ...] = ()
+    #: Whether all of these are one unit: a list.
+    together: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many units it has."""
+        if self.results:
+            return 1 if self.together else sum(reference["count"] for reference in self.results)
+        return len(self.units)
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,48 @@ class Call:
 
 
 class Source:
-    """The data of one call, cut into tasks as they are asked for.
+    """The data of one call, cut into tasks as they are asked for; each kind of data has its own.
+
+    `source_of` makes one.
+    """
+
+    #: Whether results are gathered as from a frame.
+    of_frame = False
+    #: Whether it can be read only once.
+    lazy = False
+    #: How many units there are; None while that isn't known.
+    units: int | None = None
+
+    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
+        """Cut the data into tasks; an iterable is read as they are asked for.
+
+        Parameters
+        ----------
+        seconds_per_unit
+            Tells how long a unit takes, once that is known.
+
+        Yields
+        ------
+        Task or None
+            None where the next one has to be waited for, about once a second.
+        """
+        raise NotImplementedError
+
+    def again(self, number: int, start: int, count: int) -> Task:
+        """Cut one task again; not from an iterable, which can be read only once.
+
+        Parameters
+        ----------
+        number
+            Which task it was.
+        start, count
+            The number of its first unit, and how many it has.
+        """
+        raise NotImplementedError
+
+
+def source_of(data: Any, partitions: int | None, slots: int, *, singly: bool = False) -> Source:
+    """Return the data of a call, to be cut into tasks.
 
     Parameters
     ----------
@@ -86,18 +139,36 @@ class Source:
     ConfigError
         If the data can't be mapped over, or `partitions` makes no sense.
     """
+    if is_frame(data):
+        return FrameSource(data, partitions, slots)
+    return ItemSource(data, partitions, slots, singly=singly or isinstance(data, Files))
+
+
+class FrameSource(Source):
+    """The partitions of a DataFrame or Series, a task each; parameters as for `source_of`."""
+
+    of_frame = True
+
+    def __init__(self, data: Any, partitions: int | None, slots: int) -> None:
+        self._bounds = frames.row_bounds(data, partitions, slots)
+        self.units = len(self._bounds)
+        self._data = data.copy(deep=False)  # later changes by the user are not ours
+
+    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:  # noqa: ARG002
+        """Cut the frame."""
+        for number in range(len(self._bounds)):
+            yield self.again(number, number, 1)
+
+    def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - a task is a partition
+        """Cut one partition."""
+        part = frames.take(self._data, *self._bounds[number])
+        return Task(number, [part], frames.row_labels(part))
+
+
+class ItemSource(Source):
+    """The items of an iterable, in batches; parameters as for `source_of`."""
 
     def __init__(self, data: Any, partitions: int | None, slots: int, *, singly: bool = False) -> None:
-        self.of_frame = is_frame(data)
-        self._slots = max(slots, _FEWEST_SLOTS)
-        self._partitions = partitions
-        self._most = 1 if singly and partitions is None else _BATCH_ITEMS
-        if self.of_frame:
-            self._bounds = frames.row_bounds(data, partitions, slots)
-            self.units: int | None = len(self._bounds)
-            self._data: Any = data.copy(deep=False)  # later changes by the user are not ours
-            self.lazy = False
-            return
         if isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
             hint = {"dict": "pass list(d.items())", "str": "pass [text], or text.splitlines()"}
             raise ConfigError(
@@ -108,23 +179,17 @@ class Source:
             isinstance(partitions, bool) or not isinstance(partitions, int) or partitions < 1
         ):
             raise ConfigError(f"partitions={partitions!r} has to be a whole number of at least 1, or None.")
+        self._slots = max(slots, _FEWEST_SLOTS)
+        self._partitions = partitions
+        self._most = 1 if singly and partitions is None else _BATCH_ITEMS
+        self.of_frame = isinstance(data, Files)
         self.lazy = not isinstance(data, Sized)
         self.units = len(data) if isinstance(data, Sized) else None
-        self._data = data if self.lazy or isinstance(data, range) else list(data)
+        self._data: Any = data if self.lazy or isinstance(data, range) else list(data)
 
-    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task]:
-        """Cut the data into tasks; an iterable is read as they are asked for.
-
-        Parameters
-        ----------
-        seconds_per_unit
-            Tells how long a unit takes, once that is known.
-        """
-        if self.of_frame:
-            for number, (start, stop) in enumerate(self._bounds):
-                part = frames.take(self._data, start, stop)
-                yield Task(number, [part], frames.row_labels(part))
-        elif self._partitions is not None and not self.lazy:
+    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
+        """Cut the items into batches."""
+        if self._partitions is not None and not self.lazy:
             count = min(self._partitions, len(self._data))
             cuts = [len(self._data) * i // count for i in range(count + 1)] if count else []
             for start, stop in pairwise(cuts):
@@ -134,19 +199,8 @@ class Source:
         else:
             yield from self._batches(self._guided)
 
-    def again(self, number: int, start: int, count: int) -> Task:
-        """Cut one task again; not from an iterable, which can be read only once.
-
-        Parameters
-        ----------
-        number
-            Which task it was.
-        start, count
-            The number of its first unit, and how many it has.
-        """
-        if self.of_frame:
-            part = frames.take(self._data, *self._bounds[number])
-            return Task(number, [part], frames.row_labels(part))
+    def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - the items tell
+        """Cut one batch again."""
         return Task(start, list(self._data[start : start + count]))
 
     def _guided(self, sent: int) -> int:
