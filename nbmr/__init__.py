@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         WorkerError,
         WrongKey,
     )
+    from nbmr.executor import Executor
     from nbmr.failures import Failure
     from nbmr.filelist import files
     from nbmr.job import Job
@@ -75,6 +76,7 @@ _HOMES = {
     ),
     "nbmr.client": ("Client",),
     "nbmr.cluster": ("Workers",),
+    "nbmr.executor": ("Executor",),
     "nbmr.failures": ("Failure",),
     "nbmr.filelist": ("files",),
     "nbmr.job": ("Job",),
@@ -112,6 +114,7 @@ __all__ = [  # written out for readers and type checkers
     "Client",
     "ConfigError",
     "Engine",
+    "Executor",
     "Failure",
     "GatherError",
     "Job",

@@ -451,6 +451,13 @@ class Job:
         if self._log.end(Status.CANCELLED):
             self.forget()
 
+    def drop(self, task: int) -> None:
+        """Have one task never run, or end it where it runs; there will be no result of it."""
+        body = message.seal(self._signer, "cancel", job=self.id, task=task)
+        with contextlib.suppress(BrokerError):
+            self._broker.append(topology.control_stream(), body, urgent=True)
+        self._log.drop(task)
+
     def forget(self) -> None:
         """Delete the job from the broker; what was gathered stays."""
         if self._forgotten:

@@ -30,6 +30,10 @@ from nbmr.signing import Signer
 _KINDS = ("opened", "sending", "started", "output", "input", "result", "chunk", "died", "sealed", "kept")
 
 
+#: Stands for what was given away.
+_TAKEN = Outcome(0, 0, None, [], {})
+
+
 class Status(StrEnum):
     """The state of a job."""
 
@@ -116,6 +120,8 @@ class JobLog:
     given_away: bool = False
     #: Whether results are let go as soon as they are counted.
     counts_only: bool = False
+    #: Tasks whose results came and were not taken yet; None if nobody takes them one by one, see `take`.
+    fresh: list[int] | None = field(default=None, repr=False)
     #: What failed tasks were given; None if nobody will ask.
     inputs: Inputs | None = field(default=None, repr=False)
     #: What readers of the log left there to find again.
@@ -357,6 +363,8 @@ class JobLog:
             self.rejected += 1  # its chunks are not all there; it will come again
             return
         outcome = self.outcomes[entry.task] = Outcome.read(fields, payload, offset)
+        if self.fresh is not None:
+            self.fresh.append(entry.task)
         if self.counts_only:
             outcome.payload = None
         else:
@@ -397,6 +405,48 @@ class JobLog:
         """Return the tasks that came since the first `after` ones; None if their results were let go."""
         with self.changed:
             return None if self.given_away else list(islice(self.outcomes.items(), after, None))
+
+    def take(self, timeout: float) -> tuple[list[Outcome], dict[int, Failure]]:
+        """Take the results that came since the last call, and let them go; `fresh` has to be a list.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait where there are none.
+
+        Returns
+        -------
+        outcomes, failures
+            What came, in its order; and what failed of it, by its number.
+        """
+        with self.changed:
+            if not self.fresh and not self.ended:
+                self.changed.wait(timeout)
+            fresh, self.fresh = self.fresh or [], []
+            outcomes = [self.outcomes[task] for task in fresh]
+            self.outcomes.update(dict.fromkeys(fresh, _TAKEN))
+            failed, self._failed = self._failed, []
+        return outcomes, {args[0]: failure(*args) for args in failed}
+
+    def drop(self, task: int) -> None:
+        """Count a task as answered: it was cancelled, and nobody will answer."""
+        with self.changed:
+            if task not in self.outcomes:
+                self.outcomes[task] = _TAKEN
+                self._running.pop(task, None)
+            status = self._ending()
+            self._tell()
+        if status:
+            self.end(status)
+
+    def runs(self, task: int) -> bool:
+        """Whether a worker is at a task, as far as is known."""
+        return task in self._running
+
+    def wake(self) -> None:
+        """Have everybody who waits for something new look again."""
+        with self.changed:
+            self._tell()
 
     def let_go(self) -> None:
         """Let all results go: whoever gathers them has them. The counts stay."""

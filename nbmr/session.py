@@ -144,6 +144,8 @@ class Session:
         """Return the data of a call; as for `source_of`, or a job, or what is made of one."""
         if isinstance(data, Job):
             data = JobSource(data, partitions, singly=singly)
+        elif isinstance(data, Source):
+            return data
         if not isinstance(data, JobSource):
             return source_of(data, partitions, slots, singly=singly)
         if data.job.broker is not self._broker:

@@ -25,6 +25,10 @@ _BATCH_ITEMS = 5_000
 _BATCH_SECONDS = 0.2
 #: Seconds after which a batch is sent as it is, if the iterable is slow.
 _PATIENCE = 0.05
+#: Seconds of work that a batch from a list should hold at least, where there is enough to share out.
+_SHORTEST_SECONDS = 0.05
+#: Seconds for which to wait for the first result, to learn how long an item takes.
+_LEARN_SECONDS = 0.05
 #: Slots to cut for when few are seen: workers may join late.
 _FEWEST_SLOTS = 4
 
@@ -183,6 +187,7 @@ class ItemSource(Source):
         self._partitions = partitions
         self._most = 1 if singly and partitions is None else _BATCH_ITEMS
         self.of_frame = isinstance(data, Files)
+        self._batches_sent = 0
         self.lazy = not isinstance(data, Sized)
         self.units = len(data) if isinstance(data, Sized) else None
         self._data: Any = data if self.lazy or isinstance(data, range) else list(data)
@@ -197,16 +202,32 @@ class ItemSource(Source):
         elif self.lazy:
             yield from self._batches(lambda _sent: self._size_by_time(seconds_per_unit()))
         else:
-            yield from self._batches(self._guided)
+            yield from self._batches(lambda sent: self._guided(sent, seconds_per_unit))
 
     def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - the items tell
         """Cut one batch again."""
         return Task(start, list(self._data[start : start + count]))
 
-    def _guided(self, sent: int) -> int:
-        """Guided self-scheduling (Polychronopoulos & Kuck, 1987): large batches first, single items last."""
+    def _guided(self, sent: int, seconds_per_unit: Callable[[], float | None]) -> int:
+        """Guided self-scheduling (Polychronopoulos & Kuck, 1987): large batches first, single items last.
+
+        Once it is known how long an item takes, batches of short ones are larger: each costs the same.
+        """
         assert self.units is not None  # noqa: S101 - for the type checker
-        return -(-(self.units - sent) // (8 * self._slots))
+        left = self.units - sent
+        guided = -(-left // (8 * self._slots))
+        self._batches_sent += 1
+        if self._batches_sent <= 2 * self._slots:  # every slot has one to work at, and the next
+            return guided
+        if self._batches_sent == 2 * self._slots + 1:
+            until = time.monotonic() + _LEARN_SECONDS
+            while seconds_per_unit() is None and time.monotonic() < until:
+                time.sleep(_LEARN_SECONDS / 25)
+        seconds = seconds_per_unit()
+        if seconds is None:
+            return guided
+        by_time = int(_SHORTEST_SECONDS / max(seconds, 1e-6))
+        return max(guided, min(by_time, -(-left // (2 * self._slots))))
 
     @staticmethod
     def _size_by_time(seconds: float | None) -> int:

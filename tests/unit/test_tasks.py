@@ -56,6 +56,16 @@ def test_many_items_are_few_tasks():
     assert len(tasks(range(100_000), slots=2)) < 400
 
 
+def test_short_items_make_fewer_batches_once_it_is_known_how_short_they_are():
+    known = tasks(range(10_000), slots=2, seconds=1e-6)
+    assert items(known) == list(range(10_000))
+    assert len(known) < len(tasks(range(10_000), slots=2)) / 2
+    sizes = [len(task.units) for task in known]
+    assert sizes[-1] < max(sizes) / 10  # and still shrink to the end
+    for seconds in (0.05, 1.0):  # long ones are as if nothing was known
+        assert len(tasks(range(1_000), slots=2, seconds=seconds)) == len(tasks(range(1_000), slots=2))
+
+
 def test_heavy_items_are_batched_by_their_weight():
     array = np.zeros(100_000)  # 0.8 MB
     assert max(len(task.units) for task in tasks([array] * 400, slots=1)) <= 2
