@@ -54,7 +54,9 @@ if TYPE_CHECKING:
         WorkerError,
         WrongKey,
     )
+    from nbmr.executor import Executor
     from nbmr.failures import Failure
+    from nbmr.filelist import files
     from nbmr.job import Job
     from nbmr.pandas_engine import Engine, engine
 
@@ -76,7 +78,9 @@ _HOMES = {
     ),
     "nbmr.client": ("Client",),
     "nbmr.cluster": ("Workers",),
+    "nbmr.executor": ("Executor",),
     "nbmr.failures": ("Failure",),
+    "nbmr.filelist": ("files",),
     "nbmr.job": ("Job",),
     "nbmr.pandas_engine": ("Engine", "engine"),
     "nbmr.errors": (
@@ -112,6 +116,7 @@ __all__ = [  # written out for readers and type checkers
     "Client",
     "ConfigError",
     "Engine",
+    "Executor",
     "Failure",
     "GatherError",
     "Job",
@@ -137,6 +142,7 @@ __all__ = [  # written out for readers and type checkers
     "doctor",
     "engine",
     "everywhere",
+    "files",
     "groupby",
     "jobs",
     "join_command",

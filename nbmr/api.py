@@ -79,6 +79,7 @@ def map(  # noqa: A001 - the name that users expect
     gather: str = "auto",
     progress: bool = True,
     name: str | None = None,
+    to: str | os.PathLike[str] | None = None,
     **kwargs: Any,
 ) -> Any:
     """Apply a function to the partitions of a frame, or to the items of a list, on workers; wait, and gather.
@@ -87,7 +88,9 @@ def map(  # noqa: A001 - the name that users expect
     ----------
     data
         A DataFrame or Series: `fn` gets a partition, some of its rows, of the same type. Or a list, range or
-        any iterable: `fn` gets an item. An iterable is read as the work goes on.
+        any iterable: `fn` gets an item. An iterable is read as the work goes on. Or files, from `nbmr.files`:
+        `fn` gets what one holds. Or a `Job`: `fn` gets what each partition or item came to, read by the
+        workers from that job's log as it arrives; what failed there is left out.
     fn
         Any callable: a lambda, a closure, a function from a cell or a module. It is never called on data that
         isn't in `data`.
@@ -113,11 +116,18 @@ def map(  # noqa: A001 - the name that users expect
         Whether to show progress.
     name
         What to call the job; by default the function's name.
+    to
+        A folder for the results, which have to be DataFrames or Series (None writes nothing). The workers
+        write each as a file, ``part-00000.parquet`` and so on, or CSV for ``to="folder/*.csv"``; the folder
+        is one that you and they reach by the same path. It must not hold results already. Parquet needs
+        pyarrow on the workers, and keeps the index; CSV keeps an index that has a name. A Series becomes a
+        frame with one column.
 
     Returns
     -------
     DataFrame, Series or list
-        For a row-wise `fn`, exactly what ``fn(data)`` gives.
+        For a row-wise `fn`, exactly what ``fn(data)`` gives. With `to`, the list of the files written, in
+        order: data for another ``nbmr.map``, as from `nbmr.files`.
 
     Raises
     ------
@@ -139,7 +149,7 @@ def map(  # noqa: A001 - the name that users expect
     __tracebackhide__ = True
     return client(progress=progress).map(
         data, fn, *args, partitions=partitions, queue=queue, retries=retries, timeout=timeout,
-        on_error=on_error, gather=gather, progress=progress, name=name, **kwargs,
+        on_error=on_error, gather=gather, progress=progress, name=name, to=to, **kwargs,
     )  # fmt: skip
 
 
@@ -164,7 +174,8 @@ def reduce(
     ----------
     data
         A list, range or any iterable: its items are folded. Or a DataFrame or Series: its partitions are,
-        each some of its rows; one partition alone is the result as it is, unless `initial` is given.
+        each some of its rows; one partition alone is the result as it is, unless `initial` is given. Or
+        files, from `nbmr.files`: what each holds is folded. Or a `Job`: its results are, read by the workers.
     fn
         Gets two neighbours, or what came of them, the left one first, and returns what they come to. Has to
         be associative: ``fn(fn(a, b), c)`` equals ``fn(a, fn(b, c))``. It need not be commutative.
@@ -172,7 +183,7 @@ def reduce(
         Stands before the first, and is the result for empty data.
     partitions
         How many partitions, or chunks of items, to begin with; None chooses. No matter for an iterable whose
-        length isn't known.
+        length isn't known; not for a job.
     queue, retries, progress, name
         As for `map`. Each level of the tree is a job, and shows its own progress.
     timeout
@@ -278,6 +289,7 @@ def submit(
     gather: str = "auto",
     progress: bool = True,
     name: str | None = None,
+    to: str | os.PathLike[str] | None = None,
     **kwargs: Any,
 ) -> Job:
     """Start a job and return at once; parameters as for `map`.
@@ -296,7 +308,7 @@ def submit(
     """
     return client(progress=progress).submit(
         data, fn, *args, partitions=partitions, queue=queue, retries=retries, timeout=timeout,
-        on_error=on_error, gather=gather, name=name, **kwargs,
+        on_error=on_error, gather=gather, name=name, to=to, **kwargs,
     )  # fmt: skip
 
 

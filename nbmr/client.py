@@ -9,14 +9,17 @@ from functools import partial
 from typing import Any
 
 from nbmr import joining, reduction
+from nbmr.chaining import FoldSource
 from nbmr.cluster import Workers, overview
 from nbmr.environment import Environment
 from nbmr.errors import ConfigError
-from nbmr.folding import Fold
+from nbmr.filelist import Files
+from nbmr.folding import Fold, Later
 from nbmr.groups import GroupBy, grouped
 from nbmr.job import Job
 from nbmr.placed import Answer, answers, raise_failure
 from nbmr.progress import awaiting, follow
+from nbmr.reading import Read
 from nbmr.session import Session
 
 
@@ -85,11 +88,24 @@ class Client(Session):
         __tracebackhide__ = True
         if not callable(fn):
             raise ConfigError(f"fn has to be callable; got {type(fn).__name__}.")
-        fold = Fold(fn)
-        chunks = reduction.first_level(data, partitions, initial)
-        for level in itertools.count(1):
+        fold, begin = Fold(fn), 1
+        if isinstance(data, Files):
+            data = data.later()
+        if isinstance(data, Job):
+            partial = self.map(
+                FoldSource(data, partitions), Fold(fn, Read(None, {}) if data.target else None), queue=queue,
+                retries=retries, timeout=timeout, gather="list", progress=progress,
+                name=reduction.label(fn, name, begin),
+            )  # fmt: skip
+            data, partitions, begin = partial, None, begin + 1
+            chunks: Any = reduction.next_level(reduction.some(initial, partial))
+        else:
+            chunks = reduction.first_level(data, partitions, initial)
+        for level in itertools.count(begin):
             if isinstance(chunks, list) and len(chunks) == len(chunks[0]) == 1:
-                return chunks[0][0]
+                alone = chunks[0][0]
+                if not isinstance(alone, Later):  # or else a worker reads it
+                    return alone
             partial = self.map(
                 chunks, fold, partitions=len(chunks) if isinstance(chunks, list) else None, queue=queue,
                 retries=retries, timeout=timeout, gather="list", progress=progress,

@@ -23,6 +23,25 @@ class Chunk(list[Any]):
         self.nbytes = nbytes
 
 
+class Later:
+    """A value that is read where it is needed.
+
+    Parameters
+    ----------
+    read
+        Returns the value.
+    place
+        What to give it: a path, say.
+    """
+
+    def __init__(self, read: Callable[[Any], Any], place: Any) -> None:
+        self.read, self.place = read, place
+
+    def value(self) -> Any:
+        """Read it."""
+        return self.read(self.place)
+
+
 class Fold:
     """Folds a chunk with a function of two arguments, from left to right.
 
@@ -30,6 +49,8 @@ class Fold:
     ----------
     fn
         Gets what came of the values so far, and the next value.
+    read
+        Reads each value, where a chunk has the paths of files; None for other values.
 
     Examples
     --------
@@ -37,9 +58,15 @@ class Fold:
     'abc'
     """
 
-    def __init__(self, fn: Callable[[Any, Any], Any]) -> None:
-        self.fn = fn
+    def __init__(self, fn: Callable[[Any, Any], Any], read: Callable[[str], Any] | None = None) -> None:
+        self.fn, self.read = fn, read
 
     def __call__(self, chunk: list[Any]) -> Any:
         """Fold one chunk; a single value is what it is."""
-        return functools.reduce(self.fn, chunk)
+        if self.read is not None:
+            chunk = [self.read(path) for path in chunk if path is not None]
+        return functools.reduce(self.fn, map(_value, chunk))
+
+
+def _value(given: Any) -> Any:
+    return given.value() if isinstance(given, Later) else given

@@ -206,6 +206,7 @@ class Groupwork:
         if (
             not self._rows_in_groups
             or not grouping.complete
+            or (grouping.categorical and not PANDAS_3)  # where categories without rows change the type
             or not _unique(rows)
             or any(map(_odd, _dtypes(rows)))
         ):

@@ -12,11 +12,12 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from nbmr import codec, message, shared, topology
+from nbmr import codec, message, resultfile, shared, topology
 from nbmr.blobfile import BlobGone, read
 from nbmr.broker import Broker, Delivery, NotFound
 from nbmr.errors import BrokerError, NbmrError, NotReplayable, ProtocolError
 from nbmr.message import Message
+from nbmr.resultfile import Layout, ResultGone
 from nbmr.signing import Signer
 
 #: Bytes of inputs that are kept of one job, first come; the others are read again when they are asked for.
@@ -44,6 +45,8 @@ class Inputs:
         self._bytes = 0
         #: Open files with blobs.
         self._files: dict[str, int] = {}
+        #: Where the buffers are in those of other jobs' results.
+        self._layouts: dict[str, Layout] = {}
         self._lock = threading.Lock()
         weakref.finalize(self, _close, self._files)
 
@@ -95,6 +98,10 @@ class Inputs:
                         room -= reference["size"] if number else 0
                         if room >= 0:
                             self._open(reference)
+                for reference in self._kept[task].fields.get("results", ()):
+                    if room >= 0:
+                        self.result(reference)
+                        room -= os.fstat(self._files[_key(reference)]).st_size if number else 0
 
     def entry(self, task: int) -> Message:
         """Return a task's input.
@@ -115,9 +122,35 @@ class Inputs:
         NotReplayable
             If it can't be had.
         """
-        file = self._open(reference)
+        return self._map(self._open(reference))
+
+    @staticmethod
+    def _map(file: int) -> memoryview:
         flags, rights = mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE
         return memoryview(mmap.mmap(file, 0, flags=flags, prot=rights))
+
+    def result(self, reference: dict[str, Any]) -> list[Any]:
+        """Decode those of another job's results that a task was given.
+
+        Raises
+        ------
+        NotReplayable
+            If they can't be had.
+        """
+        key = _key(reference)
+        with self._lock:
+            if key not in self._files:
+                try:
+                    file, self._layouts[key] = resultfile.read(self._broker, self._signer, reference)
+                except ResultGone as exc:
+                    raise NotReplayable(str(exc)) from None
+                except BrokerError as exc:
+                    raise NotReplayable(f"Its input can't be read: {exc}") from exc
+                with file:
+                    self._files[key] = os.dup(file.fileno())
+            mapped = self._map(self._files[key])
+        values: list[Any] = codec.decode(codec.slices(mapped, self._layouts[key]))
+        return values[reference["first"] : reference["first"] + reference["count"]]
 
     def _open(self, reference: dict[str, Any]) -> int:
         name = reference["name"]
@@ -199,6 +232,9 @@ class Given:
             If the input can't be had.
         """
         entry = self._entry()
+        if results := entry.fields.get("results"):
+            values = [value for reference in results for value in self._inputs.result(reference)]
+            return values if entry.fields.get("together") else values[self._unit]
         buffers = self._buffers(entry, "data", slice(entry.fields["inline"], None))
         return codec.decode(buffers)[self._unit]
 
@@ -215,6 +251,11 @@ class Given:
                 " the function on this part of your data."
             )
         return self._inputs.entry(self.task)
+
+
+def _key(reference: dict[str, Any]) -> str:
+    """Name a result among a job's files; no blob has such a name."""
+    return f"{reference['job']} {reference['task']}"
 
 
 def _close(files: dict[str, int]) -> None:

@@ -15,15 +15,18 @@ from nbmr import frames, message, registry, shared, topology
 from nbmr.arrivals import LOOK_SECONDS, Arrivals, read_again, until
 from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, JobCancelled, JobNotFound, JobTimeout
-from nbmr.failures import Failures
+from nbmr.failures import Failure, Failures
+from nbmr.filelist import Files
 from nbmr.inputs import Inputs
 from nbmr.joblog import JobLog, Member, Progress, Status
 from nbmr.outcome import values_of, warn_of
 from nbmr.printed import Printed
+from nbmr.reading import Read
 from nbmr.roster import WorkerFacts
 from nbmr.sending import Sending
 from nbmr.stall import Stall
 from nbmr.tasks import is_frame
+from nbmr.written import Target
 
 if TYPE_CHECKING:
     from nbmr.broker import Broker
@@ -68,6 +71,10 @@ class Job:
         #: What shows the job while it is awaited.
         self.following: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         self._gathered: list[Any] = []
+        #: Whether its results are DataFrames or Series; None until they were gathered.
+        self.gave_frames: bool | None = None
+        #: Jobs whose results are its data: their logs have to be there until it is done.
+        self.sources: list[Job] = []
         #: Held while the results are gathered.
         self._gathering = threading.RLock()
         self._forgotten = False
@@ -98,6 +105,27 @@ class Job:
     def queue(self) -> str:
         """The queue that its tasks went to."""
         return str(self._log.about.get("queue", "default"))
+
+    @property
+    def log(self) -> JobLog:
+        """Its log as it is read; another object where results had to be read again."""
+        return self._log
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether it was deleted from the broker by this kernel."""
+        return self._forgotten
+
+    @property
+    def broker(self) -> Broker:
+        """Where its log is."""
+        return self._broker
+
+    @property
+    def target(self) -> Target | None:
+        """Where its results are written to, if they are."""
+        to = self._log.about.get("to")
+        return Target(**to) if to else None
 
     @property
     def status(self) -> Status:
@@ -155,6 +183,13 @@ class Job:
         """
         self.while_waiting()
         self._hint = self._look(self)
+        for job in (self, *self.sources):
+            job.stay()
+
+    def stay(self) -> None:
+        """Note in its log, now and then, that somebody still wants it: or else a worker will delete it."""
+        if self._forgotten:
+            return
         heard = self._log.heard_at
         if heard and time.time() - heard > self._log.about.get("ttl", 0.0) / 4 and not self._broker.trouble:
             self._log.heard_at = time.time()
@@ -277,15 +312,18 @@ class Job:
             raise JobTimeout(f"Job {name} is not done after {timeout:g} s; it goes on. {self.hint}".rstrip())
         for follower in list(self.followers):
             follower.stop()  # so that the last state is there when the cell ends, and is saved with it
-        self._raise_why_it_failed()
-        if self.failures:
-            warn_of(self.failures, self._log.total, self.name or self.id)
+        self.raise_why_it_failed()
+        for job in (*self.sources, self):
+            if job.failures:
+                warn_of(job.failures, job.progress.total, job.name or job.id)
         with self._gathering:  # one thread does; the others that wait here get the same
             if not self._gathered:
                 self._gathered = [self._gather(consume=True)]
+                if self.target:
+                    self.target.sweep(self.id)
             return self._gathered[0]
 
-    def _raise_why_it_failed(self) -> None:
+    def raise_why_it_failed(self) -> None:
         """Raise what ended the job before its time, if anything did."""
         __tracebackhide__ = True
         if error := self._unreadable or (self._sending and self._sending.error):
@@ -315,6 +353,7 @@ class Job:
         of_frame = bool(self._log.about.get("of_frame"))
         with self._log.changed:
             outcomes = [self._log.outcomes[task] for task in sorted(self._log.outcomes)]
+        outcomes.sort(key=lambda outcome: outcome.start)  # stable, and mostly in order
         standing = {} if of_frame or not self._log.failed else {f.number: f for f in self.failures}
         # what gather() copies from need not be writable; what it hands on as it is must be
         values = values_of(outcomes, standing, writable=False)
@@ -322,6 +361,11 @@ class Job:
         views = any(len(outcome.layout) > 1 for outcome in outcomes)
         if views and (not copied or sum(value is not None for value in values) <= 1):
             values = values_of(outcomes, standing, writable=True)
+        found = (value for value in values if value is not None and not isinstance(value, Failure))
+        if (first := next(found, None)) is not None:
+            self.gave_frames = is_frame(first)
+        if self.target:
+            return Files([path for path in values if isinstance(path, str)], Read(None, {}))
         if not consume:
             return frames.gather(values, of_frame=of_frame, how=how)
         self._log.let_go()  # the messages go one by one, as they are copied
@@ -384,7 +428,7 @@ class Job:
         __tracebackhide__ = True
         if arrivals.deleted:
             raise JobNotFound(f"Job {self.name or self.id} was forgotten; its result() is still here.")
-        self._raise_why_it_failed()
+        self.raise_why_it_failed()
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for `result` without blocking the event loop; in a notebook, show the job meanwhile.
@@ -406,6 +450,13 @@ class Job:
         """End the job: running tasks are interrupted, queued ones never run. No harm if it has ended."""
         if self._log.end(Status.CANCELLED):
             self.forget()
+
+    def drop(self, task: int) -> None:
+        """Have one task never run, or end it where it runs; there will be no result of it."""
+        body = message.seal(self._signer, "cancel", job=self.id, task=task)
+        with contextlib.suppress(BrokerError):
+            self._broker.append(topology.control_stream(), body, urgent=True)
+        self._log.drop(task)
 
     def forget(self) -> None:
         """Delete the job from the broker; what was gathered stays."""
@@ -434,6 +485,8 @@ class Job:
             registry.append(self._broker, self._signer, kind, job=self.id)
         shared.remove_folder(self.shared)
         self._forgotten = True
+        if self.target:
+            self.target.sweep(self.id)
 
     def _ipython_display_(self) -> None:
         from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed

@@ -30,6 +30,10 @@ from nbmr.signing import Signer
 _KINDS = ("opened", "sending", "started", "output", "input", "result", "chunk", "died", "sealed", "kept")
 
 
+#: Stands for what was given away.
+_TAKEN = Outcome(0, 0, None, [], {})
+
+
 class Status(StrEnum):
     """The state of a job."""
 
@@ -116,6 +120,8 @@ class JobLog:
     given_away: bool = False
     #: Whether results are let go as soon as they are counted.
     counts_only: bool = False
+    #: Tasks whose results came and were not taken yet; None if nobody takes them one by one, see `take`.
+    fresh: list[int] | None = field(default=None, repr=False)
     #: What failed tasks were given; None if nobody will ask.
     inputs: Inputs | None = field(default=None, repr=False)
     #: What readers of the log left there to find again.
@@ -130,6 +136,8 @@ class JobLog:
     #: Called without the lock, once, when the job has come to its end.
     on_end: Callable[[Status], None] = field(default=lambda _status: None, repr=False)
     _tasks: int | None = None
+    #: The place in the log of what is being read.
+    _offset: int = 0
     #: What was told when each running task was started: attempt, worker, host, pid.
     _running: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
     #: By worker: its host, and how many tasks it has done, and how many failed.
@@ -256,6 +264,7 @@ class JobLog:
                     if self.inputs is not None:
                         self.inputs.note(entry, delivery.offset)
                 else:
+                    self._offset = delivery.offset
                     getattr(self, f"_on_{entry.kind}")(entry)
             except (ProtocolError, KeyError, ValueError, TypeError):  # signed, but of another version of nbmr
                 self.rejected += 1
@@ -288,6 +297,8 @@ class JobLog:
 
     def _on_sealed(self, entry: Message) -> None:
         self.sealed, self._tasks, self.total = True, entry.fields["tasks"], entry.fields["units"]
+        if "of_frame" in entry.fields:  # known only now, if the data are a job's results
+            self.about = self.about | {"of_frame": entry.fields["of_frame"]}
 
     def _on_started(self, entry: Message) -> None:
         self._crew.setdefault(entry.fields["worker"], (entry.fields["host"], 0, 0))
@@ -327,7 +338,7 @@ class JobLog:
     def _on_chunk(self, entry: Message) -> None:
         if entry.task in self.outcomes:
             return
-        chunks = self._chunks.setdefault(entry.fields["run"], Chunks())
+        chunks = self._chunks.setdefault(entry.fields["run"], Chunks(self._offset))
         if chunks.add(entry.fields["offset"], entry.payload):
             self.bytes_received += len(entry.payload)
 
@@ -341,17 +352,19 @@ class JobLog:
         self.printed.end(fields["run"])
         if entry.task in self.outcomes:
             return
-        payload = entry.payload
+        payload, offset = entry.payload, self._offset
         if "stored" in fields:
             fields, payload = self._shared(fields)
         if "chunked" not in fields:
             self.bytes_received += len(payload)
         elif chunks is not None and chunks.whole(fields["chunked"]):
-            payload = memoryview(chunks.body)
+            payload, offset = memoryview(chunks.body), chunks.begin
         else:
             self.rejected += 1  # its chunks are not all there; it will come again
             return
-        outcome = self.outcomes[entry.task] = Outcome.read(fields, payload)
+        outcome = self.outcomes[entry.task] = Outcome.read(fields, payload, offset)
+        if self.fresh is not None:
+            self.fresh.append(entry.task)
         if self.counts_only:
             outcome.payload = None
         else:
@@ -393,9 +406,51 @@ class JobLog:
         with self.changed:
             return None if self.given_away else list(islice(self.outcomes.items(), after, None))
 
+    def take(self, timeout: float) -> tuple[list[Outcome], dict[int, Failure]]:
+        """Take the results that came since the last call, and let them go; `fresh` has to be a list.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait where there are none.
+
+        Returns
+        -------
+        outcomes, failures
+            What came, in its order; and what failed of it, by its number.
+        """
+        with self.changed:
+            if not self.fresh and not self.ended:
+                self.changed.wait(timeout)
+            fresh, self.fresh = self.fresh or [], []
+            outcomes = [self.outcomes[task] for task in fresh]
+            self.outcomes.update(dict.fromkeys(fresh, _TAKEN))
+            failed, self._failed = self._failed, []
+        return outcomes, {args[0]: failure(*args) for args in failed}
+
+    def drop(self, task: int) -> None:
+        """Count a task as answered: it was cancelled, and nobody will answer."""
+        with self.changed:
+            if task not in self.outcomes:
+                self.outcomes[task] = _TAKEN
+                self._running.pop(task, None)
+            status = self._ending()
+            self._tell()
+        if status:
+            self.end(status)
+
+    def runs(self, task: int) -> bool:
+        """Whether a worker is at a task, as far as is known."""
+        return task in self._running
+
+    def wake(self) -> None:
+        """Have everybody who waits for something new look again."""
+        with self.changed:
+            self._tell()
+
     def let_go(self) -> None:
         """Let all results go: whoever gathers them has them. The counts stay."""
         with self.changed:
             self.given_away = True
             self._tell()
-            self.outcomes = dict.fromkeys(self.outcomes, Outcome(0, 0, None, [], {}))
+            self.outcomes = {task: outcome.without_values() for task, outcome in self.outcomes.items()}

@@ -6,7 +6,7 @@ import base64
 import json
 import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,17 @@ class Outcome:
     layout: list[tuple[int, int]]
     failures: dict[int, dict[str, Any]]
     writable: bool = False
+    #: From where on in the log it can be read again.
+    offset: int = 0
+    #: Bytes of its payload.
+    size: int = 0
+
+    def without_values(self) -> Outcome:
+        """Return what is known of it when its values are let go."""
+        return replace(self, payload=None, layout=[])
 
     @classmethod
-    def read(cls, fields: dict[str, Any], payload: memoryview) -> Outcome:
+    def read(cls, fields: dict[str, Any], payload: memoryview, offset: int = 0) -> Outcome:
         """Read an answer.
 
         Parameters
@@ -42,6 +50,8 @@ class Outcome:
             Those of the message, whose types were checked.
         payload
             Its payload, or what its chunks make.
+        offset
+            From where on in the log it can be read again.
 
         Raises
         ------
@@ -63,7 +73,16 @@ class Outcome:
         if any(failure["unit"] >= fields["count"] for failure in failed):
             raise ProtocolError("a failure of a unit that its task doesn't have")
         failures = {failure["unit"]: failure for failure in failed}
-        return cls(fields["start"], fields["count"], there, layout, failures, not payload.readonly)
+        return cls(
+            fields["start"],
+            fields["count"],
+            there,
+            layout,
+            failures,
+            not payload.readonly,
+            offset,
+            len(payload),
+        )
 
     def values(self, *, writable: bool = False) -> list[Any]:
         """Decode the values; those of failed units are None.
@@ -89,6 +108,8 @@ class Chunks:
     It grows with what has come, and not by what a chunk says of its place.
     """
 
+    #: The first one's place in the log.
+    begin: int = 0
     body: bytearray = field(default_factory=bytearray)
     offsets: set[int] = field(default_factory=set)
     received: int = 0

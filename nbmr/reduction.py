@@ -77,6 +77,18 @@ def next_level(partial: list[Any]) -> list[Chunk]:
     return list(_of_size(FAN_IN, partial))
 
 
+def some(initial: Any, partial: list[Any]) -> list[Any]:
+    """Return partial results, behind what stands before them if that is given.
+
+    Raises
+    ------
+    NothingToReduce
+        If there is nothing at all.
+    """
+    head = [] if initial is MISSING else [initial]
+    return list(_some(itertools.chain(head, partial)))
+
+
 def _some(values: Iterable[Any]) -> Iterator[Any]:
     """Return an iterator over the same values, of which there has to be one."""
     values = iter(values)

@@ -80,6 +80,20 @@ _WHY = {"reason": _text, "summary": _text, "attempts": whole}
 _WHO = {"worker": _text, "host": _text, "pid": whole, "run": _text}
 
 
+_TO = {"folder": _text, "kind": _one_of("parquet", "csv")}
+
+
+_RESULT = {"job": name, "task": whole, "offset": whole, "first": whole, "count": count}
+
+
+def _result(value: Any) -> bool:
+    return isinstance(value, dict) and not fault(value, _RESULT, {})
+
+
+def _to(value: Any) -> bool:
+    return isinstance(value, dict) and not fault(value, _TO, {})
+
+
 def _blob(value: Any) -> bool:
     return isinstance(value, dict) and not fault(value, _BLOB, {"digest": _text, "file": _text, "sum": _text})
 
@@ -110,6 +124,9 @@ _INPUT = {
     "data_blob": _or_none(_blob),
 }
 
+#: What may be known besides: results of other jobs are data, and perhaps all of them one unit.
+_DATA = {"layout": layout, "results": _each(_result), "together": _flag}
+
 _SLOT = {
     "state": _one_of("idle", "running"),
     "job": _text,
@@ -138,9 +155,9 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "versions": _versions,
             "function": _text,
         },
-        {"layout": layout, "name": _text, "shared": _text},
+        _DATA | {"name": _text, "to": _or_none(_to), "shared": _text},
     ),
-    "input": (_INPUT, {"layout": layout}),
+    "input": (_INPUT, _DATA),
     "blob": ({"name": name, "offset": whole}, {}),
     "opened": (
         {"units": _or_none(whole)},
@@ -152,9 +169,10 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "of_frame": _flag,
             "ttl": number,
             "everywhere": _flag,
+            "to": _to,
         },
     ),
-    "sealed": ({"tasks": whole, "units": whole}, {}),
+    "sealed": ({"tasks": whole, "units": whole}, {"of_frame": _flag}),
     "sending": ({}, {}),
     "kept": ({}, {"mark": _text}),
     "started": ({"worker": _text, "attempt": whole, "host": _text, "pid": whole}, {}),

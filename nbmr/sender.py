@@ -92,7 +92,14 @@ class Sender:
             units = self._send_tasks()
         if self.log.ended:
             return
-        body = message.seal(self.signer, "sealed", job=self.log.job, tasks=self._sent, units=units)
+        body = message.seal(
+            self.signer,
+            "sealed",
+            job=self.log.job,
+            tasks=self._sent,
+            units=units,
+            of_frame=self.source.of_frame,
+        )
         self._settle([self.broker.append(topology.job_log(self.log.job), body)])
 
     def _send_tasks(self) -> int:
@@ -103,11 +110,14 @@ class Sender:
         for task in self.source.tasks(self.log.seconds_per_unit):
             if self.log.ended:
                 break
-            units = task.start + len(task.units)
+            if task is None:
+                self.look()
+                continue
+            units += task.count
             waiting.append(self._send(self._sent, task))
             self._sent += 1
             if not self.source.lazy:
-                self._cuts.append((task.start, len(task.units)))
+                self._cuts.append((task.start, task.count))
             if len(waiting) >= _SETTLE_EVERY:
                 self._settle(waiting)
             if self.source.lazy:
@@ -200,7 +210,7 @@ class Sender:
         return {"name": name, "size": offset}
 
     def _send(self, number: int, task: Task, suffix: str = "") -> Future[bool]:
-        buffers = codec.encode(task.units, what="the data")
+        buffers = [] if task.results else codec.encode(task.units, what="the data")
         function = self._function_fields
         inline: list[codec.Buffer] = [] if function["function_blob"] else list(self.call.buffers)
         fields: dict[str, Any] = {"inline": len(inline), "data_blob": None, "data_layout": []}
@@ -219,7 +229,7 @@ class Sender:
             task=number,
             buffers=[*inline, *buffers],
             start=task.start,
-            count=len(task.units),
+            count=task.count,
             rows=task.rows,
             queue=self.options["queue"],
             name=self.options["name"],
@@ -227,6 +237,9 @@ class Sender:
             retries=self.options["retries"],
             stop_at_error=self.options["on_error"] == "raise",
             versions=versions.local_versions(),
+            to=self.options.get("to"),
+            results=task.results,
+            together=task.together,
             shared=self.shared,
             **function,
             **fields,

@@ -17,16 +17,28 @@ from typing import Any, Self
 from nbmr import config, frames, listing, node, pools, registry, shared, topology
 from nbmr.broker import Broker, Consumer, NotFound, connect
 from nbmr.cell import Cell, Once
-from nbmr.errors import BrokerError, BrokerUnreachable, ConfigError, NodeError, WorkerError
+from nbmr.chaining import JobSource
+from nbmr.errors import (
+    BrokerError,
+    BrokerUnreachable,
+    ConfigError,
+    JobNotFound,
+    NodeError,
+    PickleError,
+    WorkerError,
+)
+from nbmr.filelist import Files
 from nbmr.job import Job
 from nbmr.joblog import JobLog
 from nbmr.keycheck import check_key, confirm_key, watch_key
 from nbmr.node import Presence
 from nbmr.placed import Place, PlacedSender, Watch, places
+from nbmr.reading import Read, Reading
 from nbmr.roster import Roster, WorkerFacts
 from nbmr.sender import Sender
 from nbmr.signing import Signer
-from nbmr.tasks import Call, Source
+from nbmr.tasks import Call, Source, source_of
+from nbmr.written import Target, Writing
 
 #: Seconds for which a count of the listening workers is good.
 _COUNT_SECONDS = 1.0
@@ -112,18 +124,41 @@ class Session:
         kwargs = dict(given)
         options = _options(fn, **{name: kwargs.pop(name) for name in _OPTIONS if name in kwargs})
         partitions, queue = kwargs.pop("partitions", None), options["queue"]
+        target = _target(kwargs.pop("to", None), options)
         _check_spelling(fn, kwargs)
         self._prepare(queue)
         slots = self.slots(queue) or _GUESSED_SLOTS
-        source = Source(data, partitions, slots, singly=options["timeout"] is not None)
-        call = Call.encode(fn, args, kwargs)
+        source = self._source(data, partitions, slots, singly=options["timeout"] is not None)
         log = self._new_log(options, source)
+        call = _encode(fn, data, target, log.job, args, kwargs)
         job = Job(log, self._broker, self._signer, self._look)
+        if isinstance(source, JobSource):
+            job.sources.append(source.job)
         sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
         if not source.lazy:
             job.stall.send_again = sender.send_again
         self._begin(job, log, sender)
         return job, sender.run
+
+    def _source(self, data: Any, partitions: int | None, slots: int, *, singly: bool) -> Source:
+        """Return the data of a call; as for `source_of`, or a job, or what is made of one."""
+        if isinstance(data, Job):
+            data = JobSource(data, partitions, singly=singly)
+        elif isinstance(data, Source):
+            return data
+        if not isinstance(data, JobSource):
+            return source_of(data, partitions, slots, singly=singly)
+        if data.job.broker is not self._broker:
+            raise ConfigError(
+                f"Job {data.job.name or data.job.id} is on another broker, or the client that started it was"
+                " closed. Pass its result() as data, or that of nbmr.attach(id)."
+            )
+        if not self._broker.exists(topology.job_log(data.job.id)):
+            raise JobNotFound(
+                f"Job {data.job.name or data.job.id} was forgotten elsewhere, or its time was over: its"
+                " results are not on the broker any more."
+            )
+        return data
 
     def start_everywhere(
         self, what: str | Callable[[], Any], queue: str = "default", name: str | None = None
@@ -153,7 +188,7 @@ class Session:
         call = Call.encode(fn, (), {})
         self._prepare(queue)
         targets = self._places(queue)
-        source = Source(range(len(targets)), len(targets), len(targets))
+        source = source_of(range(len(targets)), len(targets), len(targets))
         log = self._new_log(options, source)
         watch = Watch(self._broker, self._signer, log, self.roster, targets)
 
@@ -410,6 +445,37 @@ def _options(
     }  # fmt: skip
 
 
+def _encode(
+    fn: Any, data: Any, target: Target | None, job: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call:
+    """Encode a function with what comes before it and behind it: reading its data, writing its result."""
+    called = fn
+    if callable(fn):
+        if isinstance(data, Files):
+            called = Reading(called, data.read)
+        if isinstance(data, Job) and data.target:  # its results are the paths of what it has written
+            called = Reading(called, Read(None, {}))
+        if target:
+            called = Writing(called, target, job)
+    try:
+        return Call.encode(called, args, kwargs)
+    except PickleError:
+        Call.encode(fn, args, kwargs)  # its error names what the user knows
+        raise
+
+
+def _target(to: Any, options: dict[str, Any]) -> Target | None:
+    """Return where results are to be written, and note it in the options; None for nowhere."""
+    if to is None:
+        return None
+    if options["gather"] != "auto":
+        raise ConfigError(f"gather={options['gather']!r} and to=…: what is written to files is not gathered.")
+    target = Target.parse(to)
+    target.check()
+    options["to"] = vars(target).copy()
+    return target
+
+
 def _check_spelling(fn: Any, kwargs: dict[str, Any]) -> None:
     """Refuse a keyword that `fn` doesn't take and that is nearly the name of an option."""
     try:
@@ -419,7 +485,7 @@ def _check_spelling(fn: Any, kwargs: dict[str, Any]) -> None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
     for name in kwargs.keys() - {p.name for p in parameters}:
-        if near := difflib.get_close_matches(name, (*_OPTIONS, "partitions", "progress"), 1, 0.75):
+        if near := difflib.get_close_matches(name, (*_OPTIONS, "partitions", "progress", "to"), 1, 0.75):
             raise ConfigError(
                 f"{name}=… is no option, and fn takes no such argument; did you mean {near[0]}=…?"
             )

@@ -15,6 +15,7 @@ from typing import Any
 
 from nbmr import codec, frames
 from nbmr.errors import ConfigError
+from nbmr.filelist import Files
 
 #: Bytes that a batch of items should not exceed.
 _BATCH_BYTES = 1 << 20
@@ -24,6 +25,10 @@ _BATCH_ITEMS = 5_000
 _BATCH_SECONDS = 0.2
 #: Seconds after which a batch is sent as it is, if the iterable is slow.
 _PATIENCE = 0.05
+#: Seconds of work that a batch from a list should hold at least, where there is enough to share out.
+_SHORTEST_SECONDS = 0.05
+#: Seconds for which to wait for the first result, to learn how long an item takes.
+_LEARN_SECONDS = 0.05
 #: Slots to cut for when few are seen: workers may join late.
 _FEWEST_SLOTS = 4
 
@@ -38,6 +43,17 @@ class Task:
     units: list[Any]
     #: First and last index label, for a partition.
     rows: tuple[str, ...] = ()
+    #: Where the units are, if they are results of another job.
+    results: tuple[dict[str, Any], ...] = ()
+    #: Whether all of these are one unit: a list.
+    together: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many units it has."""
+        if self.results:
+            return 1 if self.together else sum(reference["count"] for reference in self.results)
+        return len(self.units)
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,48 @@ class Call:
 
 
 class Source:
-    """The data of one call, cut into tasks as they are asked for.
+    """The data of one call, cut into tasks as they are asked for; each kind of data has its own.
+
+    `source_of` makes one.
+    """
+
+    #: Whether results are gathered as from a frame.
+    of_frame = False
+    #: Whether it can be read only once.
+    lazy = False
+    #: How many units there are; None while that isn't known.
+    units: int | None = None
+
+    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
+        """Cut the data into tasks; an iterable is read as they are asked for.
+
+        Parameters
+        ----------
+        seconds_per_unit
+            Tells how long a unit takes, once that is known.
+
+        Yields
+        ------
+        Task or None
+            None where the next one has to be waited for, about once a second.
+        """
+        raise NotImplementedError
+
+    def again(self, number: int, start: int, count: int) -> Task:
+        """Cut one task again; not from an iterable, which can be read only once.
+
+        Parameters
+        ----------
+        number
+            Which task it was.
+        start, count
+            The number of its first unit, and how many it has.
+        """
+        raise NotImplementedError
+
+
+def source_of(data: Any, partitions: int | None, slots: int, *, singly: bool = False) -> Source:
+    """Return the data of a call, to be cut into tasks.
 
     Parameters
     ----------
@@ -86,18 +143,36 @@ class Source:
     ConfigError
         If the data can't be mapped over, or `partitions` makes no sense.
     """
+    if is_frame(data):
+        return FrameSource(data, partitions, slots)
+    return ItemSource(data, partitions, slots, singly=singly or isinstance(data, Files))
+
+
+class FrameSource(Source):
+    """The partitions of a DataFrame or Series, a task each; parameters as for `source_of`."""
+
+    of_frame = True
+
+    def __init__(self, data: Any, partitions: int | None, slots: int) -> None:
+        self._bounds = frames.row_bounds(data, partitions, slots)
+        self.units = len(self._bounds)
+        self._data = data.copy(deep=False)  # later changes by the user are not ours
+
+    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:  # noqa: ARG002
+        """Cut the frame."""
+        for number in range(len(self._bounds)):
+            yield self.again(number, number, 1)
+
+    def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - a task is a partition
+        """Cut one partition."""
+        part = frames.take(self._data, *self._bounds[number])
+        return Task(number, [part], frames.row_labels(part))
+
+
+class ItemSource(Source):
+    """The items of an iterable, in batches; parameters as for `source_of`."""
 
     def __init__(self, data: Any, partitions: int | None, slots: int, *, singly: bool = False) -> None:
-        self.of_frame = is_frame(data)
-        self._slots = max(slots, _FEWEST_SLOTS)
-        self._partitions = partitions
-        self._most = 1 if singly and partitions is None else _BATCH_ITEMS
-        if self.of_frame:
-            self._bounds = frames.row_bounds(data, partitions, slots)
-            self.units: int | None = len(self._bounds)
-            self._data: Any = data.copy(deep=False)  # later changes by the user are not ours
-            self.lazy = False
-            return
         if isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
             hint = {"dict": "pass list(d.items())", "str": "pass [text], or text.splitlines()"}
             raise ConfigError(
@@ -108,23 +183,18 @@ class Source:
             isinstance(partitions, bool) or not isinstance(partitions, int) or partitions < 1
         ):
             raise ConfigError(f"partitions={partitions!r} has to be a whole number of at least 1, or None.")
+        self._slots = max(slots, _FEWEST_SLOTS)
+        self._partitions = partitions
+        self._most = 1 if singly and partitions is None else _BATCH_ITEMS
+        self.of_frame = isinstance(data, Files)
+        self._batches_sent = 0
         self.lazy = not isinstance(data, Sized)
         self.units = len(data) if isinstance(data, Sized) else None
-        self._data = data if self.lazy or isinstance(data, range) else list(data)
+        self._data: Any = data if self.lazy or isinstance(data, range) else list(data)
 
-    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task]:
-        """Cut the data into tasks; an iterable is read as they are asked for.
-
-        Parameters
-        ----------
-        seconds_per_unit
-            Tells how long a unit takes, once that is known.
-        """
-        if self.of_frame:
-            for number, (start, stop) in enumerate(self._bounds):
-                part = frames.take(self._data, start, stop)
-                yield Task(number, [part], frames.row_labels(part))
-        elif self._partitions is not None and not self.lazy:
+    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
+        """Cut the items into batches."""
+        if self._partitions is not None and not self.lazy:
             count = min(self._partitions, len(self._data))
             cuts = [len(self._data) * i // count for i in range(count + 1)] if count else []
             for start, stop in pairwise(cuts):
@@ -132,27 +202,32 @@ class Source:
         elif self.lazy:
             yield from self._batches(lambda _sent: self._size_by_time(seconds_per_unit()))
         else:
-            yield from self._batches(self._guided)
+            yield from self._batches(lambda sent: self._guided(sent, seconds_per_unit))
 
-    def again(self, number: int, start: int, count: int) -> Task:
-        """Cut one task again; not from an iterable, which can be read only once.
-
-        Parameters
-        ----------
-        number
-            Which task it was.
-        start, count
-            The number of its first unit, and how many it has.
-        """
-        if self.of_frame:
-            part = frames.take(self._data, *self._bounds[number])
-            return Task(number, [part], frames.row_labels(part))
+    def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - the items tell
+        """Cut one batch again."""
         return Task(start, list(self._data[start : start + count]))
 
-    def _guided(self, sent: int) -> int:
-        """Guided self-scheduling (Polychronopoulos & Kuck, 1987): large batches first, single items last."""
+    def _guided(self, sent: int, seconds_per_unit: Callable[[], float | None]) -> int:
+        """Guided self-scheduling (Polychronopoulos & Kuck, 1987): large batches first, single items last.
+
+        Once it is known how long an item takes, batches of short ones are larger: each costs the same.
+        """
         assert self.units is not None  # noqa: S101 - for the type checker
-        return -(-(self.units - sent) // (8 * self._slots))
+        left = self.units - sent
+        guided = -(-left // (8 * self._slots))
+        self._batches_sent += 1
+        if self._batches_sent <= 2 * self._slots:  # every slot has one to work at, and the next
+            return guided
+        if self._batches_sent == 2 * self._slots + 1:
+            until = time.monotonic() + _LEARN_SECONDS
+            while seconds_per_unit() is None and time.monotonic() < until:
+                time.sleep(_LEARN_SECONDS / 25)
+        seconds = seconds_per_unit()
+        if seconds is None:
+            return guided
+        by_time = int(_SHORTEST_SECONDS / max(seconds, 1e-6))
+        return max(guided, min(by_time, -(-left // (2 * self._slots))))
 
     @staticmethod
     def _size_by_time(seconds: float | None) -> int:

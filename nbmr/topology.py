@@ -17,15 +17,15 @@
 ``nbmr.viewer.<id>``          a viewer's own queue, bound to what workers tell; exclusive, goes with it
 ============================  ==========================================================================
 
-Kinds of messages. In a task queue: ``task``. In a job's log: ``opened`` (what the job is), ``sending`` (its
-kernel is at it), ``started``, ``output`` (what a task prints; a result has what came last), ``result``,
-``chunk`` (part of a result that is too large for one message), ``died`` (a child died under a task),
-``input`` (what a failed task was given, ahead of the ``result`` that tells of it), ``sealed`` (all tasks are
-sent), ``kept`` (somebody waits for it). In a blob: ``blob``. In the registry: ``job``, ``made`` (a blob of a
-job), ``unwanted`` (to be deleted), ``forgotten`` (it is deleted), ``mark`` (whoever wrote it has read the
-registry when it sees it). In control: ``cancel`` (a job, or one task of it). In key: ``key``. In events:
-``ask`` (somebody looks at the workers), ``worker`` (what a worker tells of itself for as long as somebody
-does).
+Kinds of messages. In a task queue: ``task`` (with its data, or with where in another job's log they are). In
+a job's log: ``opened`` (what the job is), ``sending`` (its kernel is at it), ``started``, ``output`` (what a
+task prints; a result has what came last), ``result``, ``chunk`` (part of a result that is too large for one
+message), ``died`` (a child died under a task), ``input`` (what a failed task was given, ahead of the
+``result`` that tells of it), ``sealed`` (all tasks are sent), ``kept`` (somebody waits for it). In a blob:
+``blob``. In the registry: ``job``, ``made`` (a blob of a job), ``unwanted`` (to be deleted), ``forgotten``
+(it is deleted), ``mark`` (whoever wrote it has read the registry when it sees it). In control: ``cancel`` (a
+job, or one task of it). In key: ``key``. In events: ``ask`` (somebody looks at the workers), ``worker`` (what
+a worker tells of itself for as long as somebody does).
 
 Where all are on one host, the data of a ``task`` and the values of a ``result`` may lie in shared memory; the
 message names them: see `nbmr.shared`.

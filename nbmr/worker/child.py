@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nbmr import cell, codec, shared, shipped, tracebacks
+from nbmr import unit as current
 from nbmr.errors import PickleError
 from nbmr.worker import pipe
 
@@ -150,11 +151,17 @@ class Runner:
                 fn, args, kwargs = self._function(
                     task["function"], buffers[:inline], function_file, task["function_layout"]
                 )
-                if mapped:
-                    buffers = [b"", *codec.slices(memoryview(mapped[0]), task["data_layout"])]
-                    inline = 1
-                data = _Data(buffers[inline:], keep=task["retries"] > 0)
+                encoded = [buffers[inline:]]
+                if task["results"]:
+                    encoded = [
+                        codec.slices(memoryview(file), result["layout"])
+                        for file, result in zip(mapped, task["results"], strict=True)
+                    ]
+                elif mapped:
+                    encoded = [codec.slices(memoryview(mapped[0]), task["data_layout"])]
+                data = _Data(task, encoded)
                 units = data.decode()
+                del encoded
                 del buffers, mapped, payload
                 self._run_units(task, data, units, (fn, args, kwargs), values, failures)
                 layout, parts = self._encode(values, failures)
@@ -202,6 +209,7 @@ class Runner:
                 values.append(None)
                 continue
             os.pwrite(self.place, number.to_bytes(8, "big"), 0)
+            current.enter(task["start"] + number)
             value, failure = self._call(unit, *call)
             del unit
             for attempt in range(2, task["retries"] + 2):
@@ -267,17 +275,22 @@ class Runner:
 class _Data:
     """A task's encoded data, which can be decoded again if it is to be kept as it was sent."""
 
-    def __init__(self, buffers: list[codec.Buffer], *, keep: bool) -> None:
-        self._buffers, self._keep = buffers, keep
+    def __init__(self, task: dict[str, Any], parts: list[list[codec.Buffer]]) -> None:
+        self._task, self._parts, self._keep = task, parts, task["retries"] > 0
 
     def decode(self) -> list[Any]:
         """Decode the units."""
         if self._keep:
-            buffers: list[codec.Buffer] = [bytearray(buffer) for buffer in self._buffers]
+            parts: list[list[codec.Buffer]] = [[bytearray(one) for one in part] for part in self._parts]
         else:
-            buffers, self._buffers = self._buffers, []
-        units: list[Any] = codec.decode(buffers)
-        return units
+            parts, self._parts = self._parts, []
+        if not (results := self._task["results"]):
+            units: list[Any] = codec.decode(parts[0])
+            return units
+        units = []
+        for part, result in zip(parts, results, strict=True):
+            units += codec.decode(part)[result["first"] : result["first"] + result["count"]]
+        return [units] if self._task["together"] else units
 
 
 def _map(file: int) -> mmap.mmap:

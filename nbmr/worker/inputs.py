@@ -28,6 +28,8 @@ _FIELDS = (
     "data_layout",
     "data_blob",
 )
+#: What it may say besides.
+_MORE = ("layout", "results", "together")
 
 
 class Inputs:
@@ -68,7 +70,8 @@ class Inputs:
             if len(self._logged) > _REMEMBERED:
                 self._logged.popitem(last=False)
         if fits:
-            fields = {name: task.fields[name] for name in _FIELDS} | {"layout": task.fields.get("layout", [])}
+            fields = {name: task.fields[name] for name in _FIELDS}
+            fields |= {name: task.fields[name] for name in _MORE if name in task.fields}
             body = message.seal_raw(
                 self._signer, "input", [task.payload], job=task.job, task=task.task, **fields
             )

@@ -25,7 +25,9 @@ from nbmr.blobfile import BlobGone
 from nbmr.broker import Body, Consumer, Delivery, DeliveryExpired
 from nbmr.errors import BrokerError, ProtocolError
 from nbmr.message import Message
+from nbmr.resultfile import ResultGone
 from nbmr.worker.guard import Died, Guard, Stopped
+from nbmr.written import Target
 
 if TYPE_CHECKING:
     from nbmr.worker.worker import Worker
@@ -45,6 +47,7 @@ _FOR_CHILD = (
     "function_blob",
     "data_layout",
     "retries",
+    "start",
     "count",
     "stop_at_error",
 )
@@ -382,6 +385,8 @@ class Slot(threading.Thread):
         try:
             self._open_blobs(task, files)
             header = {name: fields[name] for name in _FOR_CHILD} | {
+                "results": self._open_results(task, files),
+                "together": fields.get("together", False),
                 "layout": fields.get("layout", []),
                 "skip": sorted(lost),
                 "shared": fields.get("shared", ""),
@@ -396,8 +401,13 @@ class Slot(threading.Thread):
                 lambda text, dropped: self._tell_output(task, who, text, dropped),
             )
             return self._receive(task, reply, who, attempt, lost)
+        except ResultGone as gone:
+            return self._failed(task, who, "error", str(gone), attempt)
         except (Stopped, Died):
             self._tell_output(task, who, *self._guard.end_output(), last=True)
+            if to := fields.get("to"):  # its process may have had no time to remove what it had half written
+                units = range(fields["start"], fields["start"] + fields["count"])
+                Target(**to).sweep_parts(task.job, units)
             raise
         finally:
             for file in files:
@@ -425,6 +435,22 @@ class Slot(threading.Thread):
         if not self._worker.wanted(task):
             return "cancelled"
         return "expired" if self._expired else ""
+
+    def _open_results(self, task: Message, files: list[int]) -> list[dict[str, Any]]:
+        """Add the files of the results that are the task's data; return where in them its units are."""
+        found = []
+        for reference in task.fields.get("results", ()):
+            try:
+                file, layout = self._worker.results.open(
+                    reference, lambda: not self._worker.wanted(task, look=True)
+                )
+            except (BlobGone, ResultGone):
+                raise
+            except (OSError, BrokerError) as exc:
+                raise _Unfit(f"results of job {reference['job']} could not be read: {exc}") from exc
+            files.append(file)
+            found.append({"layout": layout, "first": reference["first"], "count": reference["count"]})
+        return found
 
     def _open_blobs(self, task: Message, files: list[int]) -> None:
         """Add the files of the task's large payloads, function first, to those that are open."""

@@ -28,6 +28,7 @@ from nbmr.worker.blobs import Blobs
 from nbmr.worker.inputs import Inputs
 from nbmr.worker.janitor import Janitor
 from nbmr.worker.rejects import Rejects
+from nbmr.worker.results import Results
 from nbmr.worker.slot import SUBSCRIBE_SECONDS, Slot
 from nbmr.worker.teller import Teller
 
@@ -123,6 +124,7 @@ class Worker:
         #: Messages that are not genuine.
         self.rejects = Rejects(self.broker, self.signer, None if options.node else self.fail)
         self.blobs = Blobs(self.broker, self.signer, self.rejects.note)
+        self.results = Results(self.broker, self.signer, self.rejects.note)
         self.inputs = Inputs(self.broker, self.signer)
         self._janitor = Janitor(self.broker, self.signer, options.node)
         self.slots = [Slot(self, number) for number in range(options.slots)]

@@ -138,6 +138,18 @@ def test_killed_while_large_results_arrive(client, broker, eventually):
     job.forget()
 
 
+def test_killed_while_the_next_job_reads_results(client, broker, eventually):
+    job = client.submit(range(8), lambda n: np.full(2_000_000, n), partitions=8)  # 16 MB each, in chunks
+    following = client.submit(job, lambda array: (array.size, int(array.min()), int(array.max())))
+    eventually(lambda: following.progress.done, 60)
+    broker.restart()
+    assert following.result(100) == [(2_000_000, n, n) for n in range(8)]
+    broker.restart()
+    assert client.map(job, lambda array: int(array[0])) == list(range(8))
+    following.forget()
+    job.forget()
+
+
 def test_killed_while_a_large_function_is_read(client, broker, tmp_path, eventually):
     model, gate = np.arange(2_000_000), tmp_path / "gate"
     job = client.submit(range(4), lambda n: (gated(n, gate), int(model[n])), partitions=4)

@@ -278,7 +278,8 @@ def run(guard, fn, why_stop):
     parts = [*function, *data]
     header = {
         "inline": len(function), "function": repr(fn), "function_layout": [], "function_blob": None,
-        "data_layout": [], "retries": 0, "count": 1, "stop_at_error": True, "skip": [],
+        "data_layout": [], "retries": 0, "start": 0, "count": 1, "results": [],
+        "stop_at_error": True, "skip": [],
         "shared": "", "run": "result0",
         "layout": codec.layout(parts),
     }

@@ -140,6 +140,7 @@ def test_cancellations_by_strangers_are_ignored(client, stranger, queue, tmp_pat
         job.forget()
 
 
+@pytest.mark.usefixtures("in_messages")
 def test_a_blob_that_was_tampered_with_is_not_used(client, stranger, queue, touch, monkeypatch):
     """Chunks of strangers are passed over; the genuine ones make the blob."""
     monkeypatch.setattr(pools, "ensure", lambda *_: None)

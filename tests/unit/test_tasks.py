@@ -11,11 +11,11 @@ from pandas.testing import assert_frame_equal
 
 from nbmr.codec import decode
 from nbmr.errors import ConfigError, PickleError
-from nbmr.tasks import Call, Source, is_frame
+from nbmr.tasks import Call, is_frame, source_of
 
 
 def tasks(data, partitions=None, slots=2, seconds=None):
-    return list(Source(data, partitions, slots).tasks(lambda: seconds))
+    return list(source_of(data, partitions, slots).tasks(lambda: seconds))
 
 
 def items(found):
@@ -56,6 +56,16 @@ def test_many_items_are_few_tasks():
     assert len(tasks(range(100_000), slots=2)) < 400
 
 
+def test_short_items_make_fewer_batches_once_it_is_known_how_short_they_are():
+    known = tasks(range(10_000), slots=2, seconds=1e-6)
+    assert items(known) == list(range(10_000))
+    assert len(known) < len(tasks(range(10_000), slots=2)) / 2
+    sizes = [len(task.units) for task in known]
+    assert sizes[-1] < max(sizes) / 10  # and still shrink to the end
+    for seconds in (0.05, 1.0):  # long ones are as if nothing was known
+        assert len(tasks(range(1_000), slots=2, seconds=seconds)) == len(tasks(range(1_000), slots=2))
+
+
 def test_heavy_items_are_batched_by_their_weight():
     array = np.zeros(100_000)  # 0.8 MB
     assert max(len(task.units) for task in tasks([array] * 400, slots=1)) <= 2
@@ -75,7 +85,7 @@ def test_an_iterable_is_read_no_further_than_asked_for():
             pulled.append(i)
             yield i
 
-    source = Source(endless(), None, 2)
+    source = source_of(endless(), None, 2)
     assert source.lazy
     assert source.units is None
     assert pulled == []
@@ -87,7 +97,7 @@ def test_an_iterable_is_read_no_further_than_asked_for():
 
 @pytest.mark.parametrize(("seconds", "size"), [(None, 1), (10.0, 1), (0.02, 10), (0.001, 200), (1e-9, 5_000)])
 def test_batches_of_an_iterable_hold_a_fifth_of_a_second_of_work(seconds, size):
-    made = Source(itertools.count(), None, 2).tasks(lambda: seconds)
+    made = source_of(itertools.count(), None, 2).tasks(lambda: seconds)
     batches = [len(next(made).units) for _ in range(4)]
     assert batches == pytest.approx([size] * 4, abs=1)
 
@@ -105,7 +115,7 @@ def test_a_slow_iterable_is_not_held_back():
 
 def test_later_changes_of_a_list_are_not_seen():
     data = [1, 2, 3]
-    source = Source(data, None, 2)
+    source = source_of(data, None, 2)
     data.append(4)
     assert source.units == 3
     assert items(source.tasks(lambda: None)) == [1, 2, 3]
@@ -117,7 +127,7 @@ def test_later_changes_of_a_list_are_not_seen():
 @pytest.mark.parametrize("partitions", [None, 1, 3, 10, 50])
 def test_a_frame_is_cut_into_one_partition_a_task(partitions):
     df = pd.DataFrame({"a": range(10)}, index=[f"r{i}" for i in range(10)])
-    source = Source(df, partitions, 2)
+    source = source_of(df, partitions, 2)
     found = list(source.tasks(lambda: None))
     assert source.of_frame
     assert source.units == len(found) == min(partitions or 10, 10)
@@ -136,7 +146,7 @@ def test_an_empty_frame_is_one_partition():
 
 def test_later_changes_of_a_frame_are_not_seen():
     df = pd.DataFrame({"a": [1, 2]})
-    source = Source(df, 1, 1)
+    source = source_of(df, 1, 1)
     df["a"] = 9
     df["b"] = 0
     (task,) = source.tasks(lambda: None)
@@ -149,7 +159,7 @@ def test_later_changes_of_a_frame_are_not_seen():
 @pytest.mark.parametrize("data", ["text", b"bytes", {"a": 1}, 5, None, object()])
 def test_what_is_no_list_of_items(data):
     with pytest.raises(ConfigError, match=rf"data is .*\b{type(data).__name__};"):
-        Source(data, None, 2)
+        source_of(data, None, 2)
 
 
 @pytest.mark.parametrize("partitions", [0, -1, 1.5, True, "3"])
@@ -158,7 +168,7 @@ def test_what_is_no_list_of_items(data):
 )
 def test_wrong_partitions(data, partitions):
     with pytest.raises(ConfigError, match="partitions"):
-        Source(data, partitions, 2)
+        source_of(data, partitions, 2)
 
 
 def test_what_is_a_frame():

@@ -1,0 +1,168 @@
+"""Calls that wait to be sent, and those that are: the data of an executor's job."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from nbmr.calling import Encoded
+from nbmr.tasks import Source, Task
+
+if TYPE_CHECKING:
+    from nbmr.executor import Executor
+
+#: Seconds of work that calls which are sent together should take; the most of them, and most bytes.
+_BATCH_SECONDS, _BATCH_CALLS, _BATCH_BYTES = 0.02, 500, 1 << 20
+#: What is left waiting for each call that is sent, lest one worker gets all.
+_SHARE = 8
+#: Seconds between two looks at what may keep calls from being sent.
+_LOOK_SECONDS = 1.0
+
+
+class Call(Future[Any]):
+    """The future of one call; `cancel` works while it runs, too.
+
+    Parameters
+    ----------
+    executor
+        Whose call it is.
+    encoded
+        The function with its arguments, until it was sent.
+    """
+
+    def __init__(self, executor: Executor, encoded: Encoded | None = None) -> None:
+        super().__init__()
+        self._executor, self.encoded = executor, encoded
+        #: Its number in the job, and that of its task; -1 before it was sent.
+        self.number = self.task = -1
+
+    def cancel(self) -> bool:
+        """Cancel the call, also where it runs; return whether it will have no result."""
+        if self.cancelled():
+            return True
+        if not super().cancel():
+            return False
+        self.set_running_or_notify_cancel()  # tells those that wait for it
+        self._executor.drop(self)
+        return True
+
+    def running(self) -> bool:
+        """Whether a worker is at it."""
+        return not self.done() and self._executor.runs(self.task)
+
+
+class Calls(Source):
+    """An executor's calls, which become tasks as they are made.
+
+    Parameters
+    ----------
+    singly
+        Whether each call has to be a task of its own.
+    """
+
+    lazy = True
+
+    def __init__(self, *, singly: bool) -> None:
+        self._singly = singly
+        self._changed = threading.Condition(threading.RLock())
+        self._waiting: deque[Call] = deque()
+        self._closed = False
+        #: Those that were sent and have no outcome yet, by their numbers; and how many each task has of them.
+        self._sent: dict[int, Call] = {}
+        self._left: dict[int, int] = {}
+        self._numbers = self._tasks = 0
+
+    def put(self, call: Call) -> None:
+        """Take a call, to be sent soon."""
+        with self._changed:
+            self._waiting.append(call)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Take no more; those that wait are still sent."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def over(self) -> bool:
+        """Whether it is closed, and every call has its outcome."""
+        with self._changed:
+            return self._closed and not self._waiting and not self._sent
+
+    def unfinished(self) -> list[Call]:
+        """Return the calls that have no outcome yet."""
+        with self._changed:
+            return [*self._sent.values(), *self._waiting]
+
+    def take(self, number: int) -> Call | None:
+        """Return a call that was sent, now that it has its outcome; None if it was cancelled."""
+        with self._changed:
+            call = self._sent.pop(number, None)
+            if call is not None:
+                self._count(call)
+            return call
+
+    def take_all(self) -> list[Call]:
+        """Return all calls that have no outcome yet: nothing more is to be sent."""
+        with self._changed:
+            calls = self.unfinished()
+            self._waiting.clear()
+            self._sent.clear()
+            self._left.clear()
+            self._closed = True
+            self._changed.notify_all()
+            return calls
+
+    def drop(self, call: Call) -> int | None:
+        """Forget a call that was cancelled; return its task if there is nothing else in it to be done."""
+        with self._changed:
+            if self._sent.pop(call.number, None) is None:
+                return None  # it waits, and will be left out
+            return call.task if self._count(call) else None
+
+    def _count(self, call: Call) -> bool:
+        """Note that a call of a task is over; return whether it was the last one."""
+        self._left[call.task] -= 1
+        if self._left[call.task]:
+            return False
+        del self._left[call.task]
+        return True
+
+    # ---------------------------------------------------------------- Source
+
+    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
+        """Put calls into tasks as they are made: short ones together, where many wait."""
+        while True:
+            with self._changed:
+                if not self._waiting and not self._closed:
+                    self._changed.wait(_LOOK_SECONDS)
+                if not self._waiting and self._closed:
+                    return
+                task = self._next(seconds_per_unit())
+            yield task
+
+    def _next(self, seconds: float | None) -> Task | None:
+        most = 1
+        if not self._singly and seconds is not None:
+            by_time = int(_BATCH_SECONDS / max(seconds, 1e-6))
+            most = max(1, min(by_time, len(self._waiting) // _SHARE, _BATCH_CALLS))
+        first, units, size = self._numbers, list[Encoded](), 0
+        while self._waiting and len(units) < most and size < _BATCH_BYTES:
+            call = self._waiting.popleft()
+            if call.encoded is None or call.cancelled():
+                continue
+            call.number, call.task = self._numbers, self._tasks
+            self._sent[call.number] = call
+            self._numbers += 1
+            units.append(call.encoded)
+            size += call.encoded.nbytes
+            call.encoded = None
+        if not units:
+            return None
+        self._left[self._tasks] = len(units)
+        self._tasks += 1
+        return Task(first, units)

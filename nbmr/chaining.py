@@ -1,0 +1,227 @@
+"""The results of one job as the data of another: sent by reference, as they arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+from nbmr.errors import ConfigError, JobCancelled, JobNotFound
+from nbmr.job import Job
+from nbmr.joblog import JobLog, Status
+from nbmr.outcome import Outcome
+from nbmr.tasks import Source, Task, is_frame
+
+#: Seconds between two looks at what may keep the first job from going on.
+_LOOK_SECONDS = 1.0
+#: Bytes and results of a chunk that is folded by one call; for results of unknown number, and partitions.
+_CHUNK_BYTES, _CHUNK_ITEMS, _CHUNK_PARTITIONS = 1 << 20, 1_000, 2
+#: Chunks that results of known number are cut into; and answers that one may be read from, each an open file
+#: that is handed on.
+_CHUNKS, _CHUNK_FILES = 64, 100
+
+
+class JobSource(Source):
+    """A job's results, a task for what each of its tasks gave; what failed is left out.
+
+    Units have the numbers that they have in that job.
+
+    Parameters
+    ----------
+    job
+        Whose results.
+    partitions
+        None: the first job has cut the data.
+    singly
+        Whether every result has to be a task of its own.
+
+    Raises
+    ------
+    ConfigError
+        If `partitions` is given.
+    JobNotFound, JobCancelled
+        If the job was forgotten, or cancelled.
+    """
+
+    def __init__(self, job: Job, partitions: int | None = None, *, singly: bool = False) -> None:
+        if partitions is not None:
+            raise ConfigError(
+                f"partitions={partitions!r}: the data is a job's results, which come as it has cut them. Say"
+                " partitions=… where that job is submitted."
+            )
+        if job.status == Status.CANCELLED:
+            raise JobCancelled(f"Job {job.name or job.id} was cancelled, so it has no results to go on with.")
+        if job.forgotten:
+            raise JobNotFound(
+                f"Job {job.name or job.id} was forgotten, so workers can't read its results. Pass its"
+                " result() as data, or forget it later."
+            )
+        self.job, self._singly = job, singly
+        self.of_frame = bool(job.log.about.get("of_frame"))
+        self.units = job.log.total
+        self._sent: list[Task] = []
+
+    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:  # noqa: ARG002
+        """Give a task for each answer of the job's log, as it arrives.
+
+        Raises
+        ------
+        TaskError, JobCancelled
+            What has ended the job before it was done.
+        """
+        for arrived in self._arrivals():
+            for task in self._cut(*arrived) if arrived else [None]:
+                if task is not None:
+                    self._sent.append(task)
+                yield task
+        for task in self._rest():
+            self._sent.append(task)
+            yield task
+        self.of_frame = self._gives_frames()
+
+    def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - it is kept
+        """Give one task again."""
+        return self._sent[number]
+
+    def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
+        """Cut what a task gave into what follows one another without a failure in between."""
+        first = 0
+        for unit in range(outcome.count + 1):
+            ends = unit == outcome.count or unit in outcome.failures
+            if ends or (self._singly and unit > first):
+                if unit > first:
+                    reference = self._reference(number, outcome, first, unit - first)
+                    yield Task(outcome.start + first, [], results=(reference,))
+                first = unit + 1 if ends else unit
+
+    def _rest(self) -> Iterator[Task]:
+        """Give what is left when all has arrived."""
+        yield from ()
+
+    def _reference(self, number: int, outcome: Outcome, first: int, count: int) -> dict[str, Any]:
+        return {
+            "job": self.job.id, "task": number, "offset": outcome.offset, "first": first, "count": count,
+        }  # fmt: skip
+
+    def _arrivals(self) -> Iterator[tuple[int, Outcome] | None]:
+        """Yield each answer once, as they come; None while there is none, about once a second."""
+        given: set[int] = set()
+        log: JobLog | None = None
+        seen = 0
+        looked = time.monotonic()
+        while True:
+            if self.job.log is not log:  # read again from its beginning
+                log, seen = self.job.log, 0
+            with log.changed:
+                over = log.ended
+                arrived = list(islice(log.outcomes.items(), seen, None))
+                if not arrived and not over:
+                    log.changed.wait(_LOOK_SECONDS)
+            if over:
+                self._check()
+            for number, outcome in arrived:
+                seen += 1
+                if number not in given:
+                    given.add(number)
+                    yield number, outcome
+            if over and self.job.log is log:
+                return
+            if time.monotonic() - looked >= _LOOK_SECONDS:
+                looked = time.monotonic()
+                self._check()
+                self.job.look()
+                yield None
+
+    def _check(self) -> None:
+        """Raise why there will be no results, if there won't."""
+        name = self.job.name or self.job.id
+        try:
+            self.job.raise_why_it_failed()
+        except JobCancelled:
+            raise JobCancelled(f"Job {name}, whose results this job takes, was cancelled.") from None
+        if self.job.forgotten:
+            raise JobNotFound(f"Job {name}, whose results this job takes, was forgotten.")
+
+    def _gives_frames(self) -> bool:
+        """Whether what the job gave are DataFrames or Series, as far as the first result tells."""
+        if self.job.target:  # that is what its files hold
+            return True
+        if self.job.gave_frames is not None:
+            return self.job.gave_frames
+        with self.job.log.changed:
+            outcomes = sorted(self.job.log.outcomes.values(), key=lambda outcome: outcome.start)
+        with contextlib.suppress(Exception):  # what this process can't decode
+            for outcome in outcomes:
+                for unit, value in enumerate(outcome.values()):
+                    if value is not None and unit not in outcome.failures:
+                        return is_frame(value)
+        return self.job.gave_frames or self.of_frame
+
+
+class FoldSource(JobSource):
+    """A job's results in chunks of neighbours, each of which is one unit: for `nbmr.reduce`.
+
+    Where the chunks begin depends on the results alone, and not on which task gave them (but for chunks that
+    would be made of more than `_CHUNK_FILES` answers).
+
+    Parameters
+    ----------
+    job, partitions
+        As for `JobSource`.
+    """
+
+    def __init__(self, job: Job, partitions: int | None = None) -> None:
+        super().__init__(job, partitions)
+        about, self.units = job.log.about, None
+        known = about.get("units") or 0
+        self._most = max(-(-known // _CHUNKS), 2) if known else _CHUNK_ITEMS
+        if self.of_frame:
+            self._most = _CHUNK_PARTITIONS
+        #: Answers that came before those in front of them, by their first unit.
+        self._early: dict[int, tuple[int, Outcome]] = {}
+        self._next = 0
+        self._chunk: list[dict[str, Any]] = []
+        self._count, self._bytes = 0, 0.0
+        self._chunks = 0
+
+    def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
+        self._early[outcome.start] = number, outcome
+        while self._next in self._early:
+            yield from self._take(self._next)
+
+    def _take(self, start: int) -> Iterator[Task]:
+        number, outcome = self._early.pop(start)
+        self._next = start + outcome.count
+        for unit in range(outcome.count):
+            if unit not in outcome.failures:
+                self._add(number, outcome, unit)
+                if self._full:
+                    yield self._close()
+
+    @property
+    def _full(self) -> bool:
+        heavy = self._count > 1 and self._bytes >= _CHUNK_BYTES
+        return heavy or self._count >= self._most or len(self._chunk) >= _CHUNK_FILES
+
+    def _add(self, number: int, outcome: Outcome, unit: int) -> None:
+        last = self._chunk[-1] if self._chunk else None
+        if last and last["task"] == number and last["first"] + last["count"] == unit:
+            last["count"] += 1
+        else:
+            self._chunk.append(self._reference(number, outcome, unit, 1))
+        self._count += 1
+        self._bytes += outcome.size / outcome.count
+
+    def _close(self) -> Task:
+        task = Task(self._chunks, [], results=tuple(self._chunk), together=True)
+        self._chunk, self._count, self._bytes = [], 0, 0.0
+        self._chunks += 1
+        return task
+
+    def _rest(self) -> Iterator[Task]:
+        for start in sorted(self._early):  # numbers are missing where that job's own data had failures
+            yield from self._take(start)
+        if self._chunk:
+            yield self._close()

@@ -1,0 +1,258 @@
+"""``concurrent.futures``' interface: an executor whose calls are tasks of one job, sent as they are made."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import itertools
+import secrets
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from concurrent.futures import BrokenExecutor, InvalidStateError
+from typing import TYPE_CHECKING, Any
+
+from nbmr import api, codec
+from nbmr.calling import CallEncoded, Encoded, InitializerFailed, call_each
+from nbmr.calls import Call, Calls
+from nbmr.errors import ConfigError, NbmrError
+
+if TYPE_CHECKING:
+    from nbmr.client import Client
+    from nbmr.failures import Failure
+    from nbmr.job import Job
+
+#: Seconds between two looks at what may keep calls from being made.
+_LOOK_SECONDS = 1.0
+
+_open: weakref.WeakSet[Executor] = weakref.WeakSet()
+
+
+@atexit.register
+def _finish_all() -> None:
+    """Wait for all calls at the end of the process, as the executors of the standard library do."""
+    for executor in list(_open):
+        executor.shutdown()
+
+
+class Executor(futures.Executor):
+    """Calls functions on workers, by the interface of ``concurrent.futures`` (PEP 3148).
+
+    Unlike the executors of the standard library it can also cancel calls that run. A worker that dies is
+    replaced, and what it was at is called again; a call that kills its worker three times fails with
+    `nbmr.TaskLost`, and the others go on.
+
+    Parameters
+    ----------
+    queue
+        Which workers.
+    client
+        Whose workers; the default client's if None.
+    initializer, initargs
+        Called once in each process of a worker, before the first call of this executor's there. If it raises,
+        the executor is broken: all calls fail with ``concurrent.futures.BrokenExecutor``.
+    timeout
+        Seconds that each call may run; None for no limit.
+    name
+        What to call its job.
+
+    Raises
+    ------
+    ConfigError
+        If an argument makes no sense.
+
+    Examples
+    --------
+    >>> with nbmr.Executor() as executor:  # doctest: +SKIP
+    ...     executor.submit(pow, 2, 3).result()
+    8
+    """
+
+    def __init__(
+        self,
+        queue: str = "default",
+        *,
+        client: Client | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        timeout: float | None = None,
+        name: str = "executor",
+    ) -> None:
+        if initializer is not None and not callable(initializer):
+            raise ConfigError(f"initializer has to be callable; got {type(initializer).__name__}.")
+        self._queue, self._client, self._name, self._timeout = queue, client, name, timeout
+        self._fn = CallEncoded(secrets.token_hex(8), initializer, tuple(initargs))
+        self._lock = threading.Lock()
+        self._calls = Calls(singly=timeout is not None)
+        self._job: Job | None = None
+        self._collector: threading.Thread | None = None
+        self._closed = False
+        self._broken: BaseException | None = None
+
+    # ---------------------------------------------------------------- concurrent.futures' interface
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
+        """Have ``fn(*args, **kwargs)`` called on a worker; return its future.
+
+        What can't be pickled is told by the future: a `nbmr.PickleError`.
+
+        Raises
+        ------
+        RuntimeError
+            After `shutdown`.
+        BrokenExecutor
+            If the initializer failed, or the job was cancelled from elsewhere.
+        """
+        call = Call(self)
+        with self._lock:
+            if self._broken is not None:
+                raise BrokenExecutor(str(self._broken)) from self._broken
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            if self._job is None:
+                self._job = self._start()
+        try:
+            call.encoded = Encoded(codec.encode_function(fn, args, kwargs))
+        except NbmrError as exc:
+            call.set_exception(exc)
+            return call
+        self._calls.put(call)
+        return call
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Call a function on the items of iterables; see ``concurrent.futures.Executor.map``.
+
+        Parameters
+        ----------
+        fn, *iterables
+            As for the built-in ``map``.
+        timeout
+            Seconds that the results may take, from now.
+        chunksize
+            How many items one call of a worker gets; more than one for very short functions.
+        **options
+            What newer Pythons know besides: ``buffersize``, from 3.14 on.
+
+        Returns
+        -------
+        iterator
+            The results, in order.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if chunksize == 1:
+            return super().map(fn, *iterables, timeout=timeout, **options)
+        rows = zip(*iterables, strict=False)
+        chunks = iter(lambda: list(itertools.islice(rows, chunksize)), [])
+        results = super().map(functools.partial(call_each, fn), chunks, timeout=timeout, **options)
+        return itertools.chain.from_iterable(results)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and free what belongs to the executor.
+
+        Parameters
+        ----------
+        wait
+            Whether to wait until all calls are done. If not, they are done in the background.
+        cancel_futures
+            Whether to cancel the calls that no worker has begun.
+        """
+        with self._lock:
+            self._closed = True
+            collector = self._collector
+        if cancel_futures:
+            for call in self._calls.unfinished():
+                if not call.running():
+                    call.cancel()
+        self._calls.close()
+        if self._job is not None:
+            self._job.log.wake()
+        if wait and collector is not None:
+            collector.join()
+
+    # ---------------------------------------------------------------- its job
+
+    def _start(self) -> Job:
+        """Begin the job that all calls are tasks of."""
+        client = self._client or api.client(progress=False)
+        options = {
+            "queue": self._queue, "on_error": "keep", "gather": "list", "name": self._name,
+            "timeout": self._timeout,
+        }  # fmt: skip
+        job, send = client.start(self._calls, self._fn, (), options)
+        job.log.fresh = []
+        job.send_in_background(send)
+        self._collector = threading.Thread(
+            target=self._collect, args=(job,), name="nbmr executor", daemon=True
+        )
+        self._collector.start()
+        _open.add(self)
+        return job
+
+    def _collect(self, job: Job) -> None:
+        """Give each future what its call gave, until all have it; in a thread of its own."""
+        try:
+            while not self._calls.over:
+                outcomes, failures = job.log.take(_LOOK_SECONDS)
+                for outcome in outcomes:
+                    for unit, value in enumerate(outcome.values(writable=True)):
+                        number = outcome.start + unit
+                        self._settle(number, value, failures.get(number))
+                if not outcomes:
+                    if job.log.ended:
+                        break
+                    job.look()
+        except NbmrError as exc:
+            self._break(BrokenExecutor(str(exc)))
+        finally:
+            self._break(BrokenExecutor(f"The executor's job {job.id} was {job.status} from elsewhere."))
+            job.forget()
+            _open.discard(self)
+
+    def _settle(self, number: int, value: Any, failure: Failure | None) -> None:
+        """Give one future what its call gave."""
+        call = self._calls.take(number)
+        if call is None:  # cancelled
+            return
+        error: BaseException | None = None
+        if failure is not None:
+            error = failure.error()
+            if isinstance(failure.exception, InitializerFailed):
+                self._broken = error = BrokenExecutor(f"The initializer failed: {failure.exception}")
+                self._calls.close()
+            elif failure.exception is not None:
+                failure.exception.__cause__ = error  # which has the remote traceback
+                error = failure.exception
+        with contextlib.suppress(InvalidStateError):  # cancelled just now
+            if error is not None:
+                call.set_exception(error)
+            else:
+                call.set_result(value)
+
+    def _break(self, error: BrokenExecutor) -> None:
+        """Fail every call that has no outcome, if there is one, and take no more then."""
+        left = self._calls.take_all()
+        if left:
+            self._broken = error
+        for call in left:
+            with contextlib.suppress(InvalidStateError):
+                call.set_exception(error)
+
+    def drop(self, call: Call) -> None:
+        """Have a call that was cancelled never be made, or end it where it runs."""
+        task = self._calls.drop(call)
+        if task is not None and self._job is not None:
+            self._job.drop(task)
+
+    def runs(self, task: int) -> bool:
+        """Whether a worker is at a task."""
+        return self._job is not None and self._job.log.runs(task)
