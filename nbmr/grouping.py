@@ -84,6 +84,12 @@ class Grouping:
         """How many keys a group has."""
         return len(self._grouper.groupings)
 
+    @property
+    def categorical(self) -> bool:
+        """Whether a key is categorical."""
+        dtypes = [getattr(key.grouping_vector, "dtype", None) for key in self._grouper.groupings]
+        return any(isinstance(dtype, pd.CategoricalDtype) for dtype in dtypes)
+
     @cached_property
     def complete(self) -> bool:
         """Whether every row belongs to a group."""
