@@ -78,7 +78,9 @@ def assert_same(got, want, *, exact=True):
 def _comparable(result):
     """Whole objects among the values, which pandas makes of some results, are compared by what they show."""
     if isinstance(result, pd.DataFrame) and result.columns.is_unique:
-        return result.apply(_comparable) if (result.dtypes == object).any() else result
+        result = result.copy()
+        for label in result.columns:
+            result[label] = _comparable(result[label])
     if isinstance(result, pd.Series) and result.dtype == object:
         whole = list | np.ndarray | pd.Series | pd.DataFrame
         return result.map(lambda value: repr(value) if isinstance(value, whole) else value)
