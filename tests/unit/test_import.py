@@ -30,6 +30,7 @@ NAMES = [
     "Client",
     "ConfigError",
     "Engine",
+    "Executor",
     "Failure",
     "GatherError",
     "Job",
