@@ -554,9 +554,11 @@ def test_what_is_sent_is_what_is_needed():
     by["x"].transform("cumsum")
     by["x"].apply(len)
     by["x"].agg(["sum", len])
-    assert run.ways == ["Partial", "Whole", "NamedTransform", "EachGroup", "Recorded"]
+    by[["x", "y"]].transform(lambda x: x - x.min())
+    by[["x", "y"]].transform(lambda x: x * x.ndim)
+    assert run.ways == ["Partial", "Whole", "NamedTransform", "EachGroup", *["Recorded"] * 3]
     by.size()
-    assert len(run.ways) == 5
+    assert len(run.ways) == 7
 
 
 def test_each_group_is_called_once_and_nothing_else(tmp_path):
