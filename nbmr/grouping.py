@@ -132,6 +132,8 @@ class Grouping:
         count = min(partitions or MOST_TASKS, len(sizes))
         cuts = np.searchsorted(weights, weights[-1] * np.arange(1, count) / count, side="left") + 1
         edges = np.unique([0, *np.minimum(cuts, len(sizes)), len(sizes)]).tolist()
+        if led and len(sizes) > 1 and 1 in edges:
+            edges.remove(1)  # pandas chooses otherwise where there is one group only
         ends = np.concatenate([[0], np.cumsum(sizes)])
         names = list(self.names)
         tasks = []
