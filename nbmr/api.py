@@ -13,6 +13,7 @@ from nbmr.client import Client
 from nbmr.cluster import Workers
 from nbmr.examination import Report, examine
 from nbmr.failures import Failure
+from nbmr.groups import GroupBy, grouped
 from nbmr.job import Job
 from nbmr.progress import starting
 from nbmr.status import NO_BROKER, Status, look
@@ -212,6 +213,68 @@ def reduce(
         data, fn, initial, partitions=partitions, queue=queue, retries=retries, timeout=timeout,
         progress=progress, name=name,
     )  # fmt: skip
+
+
+def groupby(
+    df: Any,
+    by: Any = None,
+    *,
+    partitions: int | None = None,
+    queue: str = "default",
+    retries: int = 0,
+    timeout: float | None = None,
+    progress: bool = True,
+    name: str | None = None,
+    **options: Any,
+) -> GroupBy:
+    """Group the rows of a frame, to aggregate, transform, filter or map the groups on workers.
+
+    Parameters
+    ----------
+    df
+        A DataFrame or Series.
+    by
+        What pandas takes: a column's label, several, a Series, an array, a dict, a function of the index, or
+        a `pd.Grouper`. The kernel evaluates it.
+    partitions
+        How many tasks at most; None chooses by rows and groups. A group whose rows go to a function is never
+        parted.
+    queue, retries, timeout, progress, name
+        As for `map`; each verb is a job.
+    **options
+        pandas' own: ``level``, ``sort``, ``dropna``, ``observed``, ``as_index``, ``group_keys``, with its
+        defaults.
+
+    Returns
+    -------
+    GroupBy
+        With ``[columns]``, ``apply``, ``agg``, ``transform``, ``filter``, and the aggregations by name: ``sum
+        mean min max count size std var sem first last nunique median quantile prod any all``.
+
+    Raises
+    ------
+    KeyError, ValueError, TypeError
+        As pandas does, if the keys don't fit the frame. Nothing is sent then.
+    ConfigError
+        If `df` isn't a frame, or an option is unknown.
+
+    Examples
+    --------
+    >>> nbmr.groupby(flights, "carrier")["arr_delay"].mean()  # doctest: +SKIP
+    >>> nbmr.groupby(flights, ["origin", "month"]).agg({"arr_delay": ["mean", "std"]})  # doctest: +SKIP
+    >>> nbmr.groupby(flights, "carrier").apply(fit_a_model)  # doctest: +SKIP
+    """
+    __tracebackhide__ = True
+
+    def run(*args: Any, **given: Any) -> Any:
+        __tracebackhide__ = True
+        return client(progress=progress).map(*args, **given)
+
+    jobs = {
+        "partitions": partitions, "queue": queue, "retries": retries, "timeout": timeout,
+        "progress": progress, "name": name,
+    }  # fmt: skip
+    return grouped(df, by, options | jobs, run)
 
 
 def submit(

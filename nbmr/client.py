@@ -15,6 +15,7 @@ from nbmr.environment import Environment
 from nbmr.errors import ConfigError
 from nbmr.filelist import Files
 from nbmr.folding import Fold, Later
+from nbmr.groups import GroupBy, grouped
 from nbmr.job import Job
 from nbmr.placed import Answer, answers, raise_failure
 from nbmr.progress import awaiting, follow
@@ -112,6 +113,11 @@ class Client(Session):
             )  # fmt: skip
             chunks = reduction.next_level(partial)
         raise AssertionError  # each level is smaller than the one below
+
+    def groupby(self, df: Any, by: Any = None, **options: Any) -> GroupBy:
+        """Group a frame, for verbs that work on workers; see `nbmr.groupby`."""
+        __tracebackhide__ = True
+        return grouped(df, by, options, self.map)
 
     def submit(
         self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any
