@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import threading
 import time
@@ -46,6 +47,8 @@ class Janitor(threading.Thread):
         self._presence = Presence(Path(node), "jobs") if node else None
         #: When a job is to be looked at again; seconds since 1970.
         self._due: dict[str, float] = {}
+        #: When jobs were seen first that came while we looked, by our monotonic clock.
+        self._came: dict[str, float] = {}
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -67,10 +70,11 @@ class Janitor(threading.Thread):
                 self._presence.release()
 
     def _follow(self, known: Registry) -> None:
+        old = set(known.catch_up().entries()) - self._came.keys()
         pause = _LEAST_SECONDS
         while not self._stopped.wait(pause) and not self._broker.closed and not known.lost:
             if not self._broker.trouble:
-                self._sweep(known)
+                self._sweep(known, old)
             soonest = min((self._due_time(entry) for entry in known.entries().values()), default=0.0)
             pause = min(max(soonest - time.time(), _LEAST_SECONDS), _LOOK_SECONDS)
 
@@ -78,12 +82,15 @@ class Janitor(threading.Thread):
         # one without any time is unwanted, whenever it was looked at
         return self._due.get(entry.job, entry.submitted + entry.ttl) if entry.ttl else 0.0
 
-    def _sweep(self, known: Registry) -> None:
-        entries = known.entries()
+    def _sweep(self, known: Registry, old: set[str]) -> None:
+        entries, now = known.entries(), time.monotonic()
+        self._came = {job: self._came.get(job, now) for job in entries.keys() - old}
         if self._presence:
             self._presence.hold() if entries else self._presence.release()
         for entry in entries.values():
-            if time.time() >= self._due_time(entry):
+            # a clock that is wrong, ours or the sender's, makes no old job of a new one
+            young = now - self._came.get(entry.job, -math.inf) < entry.ttl
+            if time.time() >= self._due_time(entry) and not young:
                 self._look_at(entry)
             if known.offset - entry.offset > _FRESH:
                 registry.register(self._broker, self._signer, entry)

@@ -170,6 +170,7 @@ def test_an_edited_module_is_sent_anew(client, start, tmp_path):
     assert said == ["[1, 2, 3, 4]", "[2, 3, 4, 5]"]
 
 
+@pytest.mark.usefixtures("in_messages")
 def test_a_large_closure_is_sent_once_to_each_worker(client, server):
     table = np.random.default_rng(0).integers(0, 9, 3_000_000)  # 24 MB
     client.map(range(2), lambda x: x, partitions=2)  # connections are open

@@ -245,8 +245,9 @@ def test_one_broken_connection_is_mended_unseen(named, server, queue_with_worker
 
 
 def test_what_is_forgotten_while_it_reconnects_is_gone_when_the_client_is_closed(
-    named, server, queue_with_worker, eventually
+    named, server, queue_with_worker, eventually, monkeypatch
 ):
+    monkeypatch.setattr("nbmr.broker.link.FINISH_SECONDS", 30.0)  # where the machine is busy
     with nbmr.Client(named.url, named.key) as client:
         job = client.submit([1], lambda x: x, queue=queue_with_worker)
         assert job.result() == [1]
