@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         join_command,
         last_failure,
         map,  # noqa: A004 - the verb is named map
+        map_reduce,
         reduce,
         shutdown,
         submit,
@@ -71,6 +72,7 @@ _HOMES = {
         "join_command",
         "last_failure",
         "map",
+        "map_reduce",
         "reduce",
         "shutdown",
         "submit",
@@ -148,6 +150,7 @@ __all__ = [  # written out for readers and type checkers
     "join_command",
     "last_failure",
     "map",
+    "map_reduce",
     "reduce",
     "shutdown",
     "submit",

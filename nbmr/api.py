@@ -277,6 +277,72 @@ def groupby(
     return grouped(df, by, options | jobs, run)
 
 
+def map_reduce(
+    data: Any,
+    mapper: Callable[..., Any],
+    reducer: Callable[[Any], Any],
+    by: Any,
+    combiner: Callable[[Any], Any] | None = None,
+    reducers: int | None = None,
+    *,
+    partitions: int | None = None,
+    queue: str = "default",
+    retries: int = 0,
+    timeout: float | None = None,
+    progress: bool = True,
+    name: str | None = None,
+) -> Any:
+    """Map data to rows, bring rows with the same key together, and reduce each key's rows, all on workers.
+
+    The rows travel from the workers that map to those that reduce, and not through the kernel.
+
+    Parameters
+    ----------
+    data
+        A DataFrame or Series: `mapper` gets a partition. Or a list or any iterable: it gets an item. Or
+        `nbmr.files`, or a job.
+    mapper
+        Gives a DataFrame; None for no rows. Rows whose key is missing (NaN) are dropped.
+    reducer
+        Called once for each key with a DataFrame of all its rows, in the order in which they stood in `data`.
+        As in pandas' groupby, it has the key as its ``name``, and no key columns. Gives a scalar, a Series or
+        a DataFrame.
+    by
+        Name of the key column, or a list of several.
+    combiner
+        Called with what came of a partition; gives a DataFrame with the same columns and, it is to be hoped,
+        fewer rows. `reducer` then gets its rows.
+    reducers
+        How many tasks to reduce in, from 1 to 64; None chooses by the number of workers.
+    partitions
+        How many tasks to map in, at most 64; None chooses.
+    queue, retries, timeout, progress, name
+        As for `nbmr.map`, for both stages.
+
+    Returns
+    -------
+    DataFrame or Series
+        What ``pd.concat(mapped).groupby(by).apply(reducer)`` gives: keys in sorted order.
+
+    Raises
+    ------
+    TaskError
+        If one of the functions raised.
+    ConfigError
+        If an argument makes no sense.
+
+    Examples
+    --------
+    >>> words = lambda text: pd.DataFrame({"word": text.split(), "n": 1})
+    >>> nbmr.map_reduce(texts, words, lambda rows: rows.n.sum(), "word")  # doctest: +SKIP
+    """
+    __tracebackhide__ = True
+    return client(progress=progress).map_reduce(
+        data, mapper, reducer, by, combiner, reducers, partitions=partitions, queue=queue, retries=retries,
+        timeout=timeout, progress=progress, name=name,
+    )  # fmt: skip
+
+
 def submit(
     data: Any,
     fn: Callable[..., Any],

@@ -160,6 +160,35 @@ class JobSource(Source):
         return self.job.gave_frames or self.of_frame
 
 
+class ShuffleSource(JobSource):
+    """The buckets that all results of a job hold: one task, and one unit, for each bucket, of all results.
+
+    Parameters
+    ----------
+    job
+        Whose results.
+    count
+        How many buckets there are.
+    """
+
+    def __init__(self, job: Job, count: int) -> None:
+        super().__init__(job)
+        self.units = count
+        self._given: list[tuple[int, dict[str, Any]]] = []
+
+    def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
+        self._given.append((outcome.start, self._reference(number, outcome, 0, outcome.count)))
+        yield from ()
+
+    def _rest(self) -> Iterator[Task]:
+        results = tuple(reference for _, reference in sorted(self._given, key=lambda given: given[0]))
+        for bucket in range(self.units or 0):
+            yield Task(bucket, [], results=results, together=True)
+
+    def _gives_frames(self) -> bool:
+        return False
+
+
 class FoldSource(JobSource):
     """A job's results in chunks of neighbours, each of which is one unit: for `nbmr.reduce`.
 

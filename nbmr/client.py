@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from nbmr import joining, reduction
-from nbmr.chaining import FoldSource
+from nbmr import joining, mapreduce, reduction
+from nbmr.buckets import Map, Reduce
+from nbmr.chaining import FoldSource, ShuffleSource
 from nbmr.cluster import Workers, overview
 from nbmr.environment import Environment
 from nbmr.errors import ConfigError
@@ -118,6 +119,49 @@ class Client(Session):
         """Group a frame, for verbs that work on workers; see `nbmr.groupby`."""
         __tracebackhide__ = True
         return grouped(df, by, options, self.map)
+
+    def map_reduce(
+        self,
+        data: Any,
+        mapper: Callable[..., Any],
+        reducer: Callable[[Any], Any],
+        by: Any,
+        combiner: Callable[[Any], Any] | None = None,
+        reducers: int | None = None,
+        *,
+        partitions: int | None = None,
+        queue: str = "default",
+        retries: int = 0,
+        timeout: float | None = None,
+        progress: bool = True,
+        name: str | None = None,
+    ) -> Any:
+        """Map, shuffle by key, and reduce on workers; see `nbmr.map_reduce`."""
+        __tracebackhide__ = True
+        names = mapreduce.check(mapper, reducer, by, combiner, reducers)
+        data, partitions, items = mapreduce.cut(data, partitions)
+        if data is None:
+            return mapreduce.gather([], by, names)
+        count = mapreduce.buckets_for(reducers, self.slots(queue) or os.cpu_count() or 1)
+        label = name if name is not None else getattr(mapper, "__qualname__", type(mapper).__name__)
+        options: dict[str, Any] = {"queue": queue, "retries": retries, "timeout": timeout, "gather": "list"}
+        maps = options | {"partitions": partitions, "name": f"{label} (map)"}
+        job, send = self.start(data, Map(mapper, names, combiner, count, items=items), (), maps)
+        try:
+            job.log.counts_only = True  # workers read its results, and not the kernel
+            with follow(job, progress):
+                job.send(send)
+                try:
+                    job.wait()
+                    job.raise_why_it_failed()
+                finally:
+                    job.keep_inputs()
+            options["name"] = f"{label} (reduce)"
+            source = ShuffleSource(job, count)
+            parts = self.map(source, Reduce(reducer, by, count), progress=progress, **options)
+        finally:
+            job.forget()
+        return mapreduce.gather(parts, by, names)
 
     def submit(
         self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any
