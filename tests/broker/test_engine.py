@@ -12,7 +12,10 @@ from pandas.testing import assert_frame_equal, assert_series_equal
 
 import nbmr
 
-pytestmark = pytest.mark.skipif(int(pd.__version__.split(".")[0]) < 3, reason="pandas 3 has the interface")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(int(pd.__version__.split(".")[0]) < 3, reason="pandas 3 has the interface"),
+]
 FRAME = pd.DataFrame({"x": np.arange(20_000.0), "y": np.arange(20_000) % 7}, index=range(5, 20_005))
 
 OWN_TESTS = """
@@ -57,7 +60,6 @@ def test_an_exception_is_raised_as_pandas_does(client):
     assert "ZeroDivisionError" in str(error)
 
 
-@pytest.mark.slow
 def test_its_own_tests_of_engines_pass(server, start, tmp_path):
     process = start("-c", OWN_TESTS, cwd=tmp_path)
     out, err = process.communicate(timeout=100)

@@ -19,6 +19,7 @@ from pandas.testing import assert_frame_equal, assert_series_equal
 
 import nbmr
 
+pytestmark = pytest.mark.slow
 FRAME = pd.DataFrame(
     {
         "a": np.arange(60),

@@ -15,6 +15,8 @@ from pandas.testing import assert_frame_equal, assert_series_equal
 
 import nbmr
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:

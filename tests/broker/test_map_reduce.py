@@ -254,7 +254,7 @@ from pathlib import Path
 def stop(group):
     Path({str(tmp_path / "reduce")!r}).touch()
     time.sleep(8)
-data = pd.DataFrame({{"k": range(100)}})
+data = pd.DataFrame({{"k": [1] * 100}})
 nbmr.map_reduce(data, lambda part: part, stop, "k", progress=False, reducers=1)
 """
     kernel = start("-c", program, env={"NBMR_JOB_TTL": "2"})

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from pandas.testing import assert_frame_equal
 
 import nbmr
 from nbmr import node
@@ -126,6 +129,37 @@ def test_keeper_and_server_are_killed_and_a_client_calls(client, eventually):
     assert job.result(90) == list(range(40))  # the one from before is there too
     job.forget()
     assert connection_file.read().data_dir == before.data_dir
+
+
+@pytest.mark.parametrize("moment", ["map", "reduce"])
+def test_its_server_is_killed_under_a_map_reduce(client, moment, tmp_path):
+    data = pd.DataFrame({"k": [n % 7 for n in range(2_000)], "x": range(2_000)})
+    reached = tmp_path / "reached"
+
+    def mapper(part):
+        if moment == "map" and part["x"].iloc[0] > 400:
+            reached.touch()
+        time.sleep(0.2)
+        return part
+
+    def reducer(group):
+        if moment == "reduce" and group.name == 3:
+            reached.touch()
+        time.sleep(0.2)
+        return pd.Series({"n": len(group), "order": hash(tuple(group["x"]))})
+
+    def kill_then():
+        until = time.monotonic() + 60
+        while not reached.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        kill(connection_file.read().node_pid)
+
+    killer = threading.Thread(target=kill_then)
+    killer.start()
+    out = client.map_reduce(data, mapper, reducer, "k", partitions=10, reducers=3, progress=False)
+    killer.join()
+    expected = data.groupby("k").apply(lambda g: pd.Series({"n": len(g), "order": hash(tuple(g["x"]))}))
+    assert_frame_equal(out, expected)
 
 
 def test_a_hung_server_without_a_keeper_is_replaced(client, eventually):

@@ -62,7 +62,7 @@ def outputs(notebook: nbformat.NotebookNode) -> list[Any]:
 
 def test_there_are_notebooks() -> None:
     assert {path.name for path in NOTEBOOKS} >= PLOTS
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04"]
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

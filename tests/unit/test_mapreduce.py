@@ -59,7 +59,7 @@ KEYS = {
     "texts and numbers": [np.array(["a", 1, "a"], object), [1.0, 2.0]],
     "categories": [pd.Categorical(["a", "b", "a"], list("abc")), pd.Categorical(["b", "c"], list("abc"))],
     "other categories": [pd.Categorical(["a", "b", "a"]), pd.Categorical(["b", "c"])],
-    "dates": [pd.date_range("2020", periods=3), pd.to_datetime(["2020-01-02T00:00:00", "1969-12-31T23:59:59"])],
+    "dates": [pd.date_range("2020", periods=3), pd.to_datetime(["2020-01-02", "1969-12-31"])],
     "units": [pd.date_range("2020", periods=3, unit="s"), pd.date_range("2020", periods=2, unit="ns")],
     "zones": [pd.date_range("2020", periods=3, tz="CET"), pd.date_range("2020", periods=2, tz="CET")],
     "durations": [pd.timedelta_range("1h", periods=3), pd.timedelta_range("2h", periods=2)],
