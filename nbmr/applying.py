@@ -79,12 +79,14 @@ class Packed:
         self.results: Any = results
         #: The index that all of them have, if each is a Series of numbers.
         self.index: Any = None
+        #: And their names.
+        self.names: list[Any] = []
         kinds = set(map(type, results))
         kind = kinds.pop() if len(kinds) == 1 else None
         if kind is not None and issubclass(kind, np.number | np.bool_):
             self.results = np.array(results, kind)
         elif kind is not None and _rows_alike(results):
-            self.index = results[0].index
+            self.index, self.names = results[0].index, [result.name for result in results]
             self.results = np.array([result.to_numpy() for result in results])
 
     def unpack(self) -> list[Any]:
@@ -92,7 +94,8 @@ class Packed:
         import pandas as pd  # noqa: PLC0415 - slow to import
 
         if self.index is not None:
-            return [pd.Series(row, index=self.index) for row in self.results]
+            rows = zip(self.results, self.names, strict=True)
+            return [pd.Series(row, index=self.index, name=name) for row, name in rows]
         return list(self.results)
 
 

@@ -62,6 +62,7 @@ NAMES = [
     "join_command",
     "last_failure",
     "map",
+    "map_reduce",
     "reduce",
     "shutdown",
     "submit",
