@@ -53,9 +53,10 @@ class Arrivals:
 
     def take(self) -> Iterator[tuple[int, Any]]:
         """Yield ``(number, result)`` for what is there and was not given yet; what failed is left out."""
-        while (arrived := self.log.arrived(self._seen)) is None:
+        arrived = self.log.arrived(self._seen)
+        if self.log.given_away:  # meanwhile, perhaps: then what was just returned may have no values
             self.log = self._again = self._read_again()
-            self._seen = 0
+            self._seen, arrived = 0, self.log.arrived(0)
         for task, outcome in arrived:
             self._seen += 1
             if task in self._given:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 from nbmr.errors import ConfigError, JobCancelled, JobNotFound
@@ -21,6 +20,8 @@ _CHUNK_BYTES, _CHUNK_ITEMS, _CHUNK_PARTITIONS = 1 << 20, 1_000, 2
 #: Chunks that results of known number are cut into; and answers that one may be read from, each an open file
 #: that is handed on.
 _CHUNKS, _CHUNK_FILES = 64, 100
+#: Map tasks whose results a reduce task reads: so many files are open at a time, of 1,024 that systems allow.
+MOST_MAP_TASKS = 400
 
 
 class JobSource(Source):
@@ -116,7 +117,7 @@ class JobSource(Source):
                 log, seen = self.job.log, 0
             with log.changed:
                 over = log.ended
-                arrived = list(islice(log.outcomes.items(), seen, None))
+                arrived = log.arrived(seen)
                 if not arrived and not over:
                     log.changed.wait(_LOOK_SECONDS)
             if over:
@@ -181,12 +182,29 @@ class ShuffleSource(JobSource):
         yield from ()
 
     def _rest(self) -> Iterator[Task]:
+        check_map_tasks(len(self._given))
         results = tuple(reference for _, reference in sorted(self._given, key=lambda given: given[0]))
         for bucket in range(self.units or 0):
             yield Task(bucket, [], results=results, together=True)
 
     def _gives_frames(self) -> bool:
         return False
+
+
+def check_map_tasks(count: int) -> None:
+    """Refuse more map tasks than a reduce task can read from.
+
+    Raises
+    ------
+    ConfigError
+        If there are more than `MOST_MAP_TASKS`.
+    """
+    if count > MOST_MAP_TASKS:
+        raise ConfigError(
+            f"map_reduce can read from {MOST_MAP_TASKS:,} map tasks at most, and here there are {count:,}:"
+            " one for each file, or for each task of the job that is its data. Use larger files, or fewer"
+            " partitions."
+        )
 
 
 class FoldSource(JobSource):

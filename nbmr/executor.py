@@ -189,7 +189,6 @@ class Executor(futures.Executor):
             "timeout": self._timeout,
         }  # fmt: skip
         job, send = client.start(self._calls, self._fn, (), options)
-        job.log.fresh = []
         job.send_in_background(send)
         self._collector = threading.Thread(
             target=self._collect, args=(job,), name="nbmr executor", daemon=True

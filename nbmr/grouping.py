@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nbmr.errors import ConfigError
-
 #: Tasks that groups are dealt out to, and that rows are cut into, at most.
 MOST_TASKS = 64
 #: Fewest tasks that rows are cut into, and rows that a task should have.
@@ -220,20 +218,6 @@ def row_cuts(rows: int, partitions: int | None) -> list[int]:
     chosen = min(max(-(-rows // TASK_ROWS), FEWEST_TASKS), MOST_TASKS)
     count = max(min(partitions or chosen, rows), 1)
     return [rows * number // count for number in range(count + 1)]
-
-
-def check_partitions(partitions: Any) -> None:
-    """Refuse a number of partitions that makes no sense.
-
-    Raises
-    ------
-    ConfigError
-        If it isn't None, or a whole number of at least 1.
-    """
-    if partitions is not None and (
-        isinstance(partitions, bool) or not isinstance(partitions, int) or partitions < 1
-    ):
-        raise ConfigError(f"partitions={partitions!r} has to be a whole number of at least 1, or None.")
 
 
 def _nbytes(data: Any) -> int:

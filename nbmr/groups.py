@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
+from nbmr import frames
 from nbmr.errors import ConfigError
 from nbmr.tasks import is_frame
 
@@ -303,10 +304,9 @@ def grouped(df: Any, by: Any, options: dict[str, Any], run: Callable[..., Any]) 
         raise ConfigError(
             f"{name}=… is no option of groupby{f'; did you mean {near[0]}=…?' if near else '.'}"
         )
-    from nbmr.grouping import check_partitions  # noqa: PLC0415 - pandas and numpy load then
-    from nbmr.groupwork import Groupwork  # noqa: PLC0415
+    from nbmr.groupwork import Groupwork  # noqa: PLC0415 - pandas and numpy load then
 
-    check_partitions(options.get("partitions"))
+    frames.check_partitions(options.get("partitions"))
     made = df.groupby(by, **{name: options[name] for name in _PANDAS if name in options})
     jobs = {name: options[name] for name in _JOBS if name in options}
     return GroupBy(Groupwork(made, ..., run, jobs))

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import islice
 from typing import Any
 
 from nbmr import message, shared
@@ -120,8 +119,6 @@ class JobLog:
     given_away: bool = False
     #: Whether results are let go as soon as they are counted.
     counts_only: bool = False
-    #: Tasks whose results came and were not taken yet; None if nobody takes them one by one, see `take`.
-    fresh: list[int] | None = field(default=None, repr=False)
     #: What failed tasks were given; None if nobody will ask.
     inputs: Inputs | None = field(default=None, repr=False)
     #: What readers of the log left there to find again.
@@ -136,6 +133,9 @@ class JobLog:
     #: Called without the lock, once, when the job has come to its end.
     on_end: Callable[[Status], None] = field(default=lambda _status: None, repr=False)
     _tasks: int | None = None
+    #: The tasks that have answered, in the order in which they did; and how many of them `take` has given.
+    _order: list[int] = field(default_factory=list, repr=False)
+    _given: int = 0
     #: The place in the log of what is being read.
     _offset: int = 0
     #: What was told when each running task was started: attempt, worker, host, pid.
@@ -363,8 +363,7 @@ class JobLog:
             self.rejected += 1  # its chunks are not all there; it will come again
             return
         outcome = self.outcomes[entry.task] = Outcome.read(fields, payload, offset)
-        if self.fresh is not None:
-            self.fresh.append(entry.task)
+        self._order.append(entry.task)
         if self.counts_only:
             outcome.payload = None
         else:
@@ -401,13 +400,13 @@ class JobLog:
             finished = self.done + self.failed
             return self._work_seconds / finished if finished else None
 
-    def arrived(self, after: int) -> list[tuple[int, Outcome]] | None:
-        """Return the tasks that came since the first `after` ones; None if their results were let go."""
+    def arrived(self, after: int) -> list[tuple[int, Outcome]]:
+        """Return the tasks that answered after the first `after` ones, without values if they were let go."""
         with self.changed:
-            return None if self.given_away else list(islice(self.outcomes.items(), after, None))
+            return [(task, self.outcomes[task]) for task in self._order[after:]]
 
     def take(self, timeout: float) -> tuple[list[Outcome], dict[int, Failure]]:
-        """Take the results that came since the last call, and let them go; `fresh` has to be a list.
+        """Take the results that came since the last call, and let them go.
 
         Parameters
         ----------
@@ -420,11 +419,12 @@ class JobLog:
             What came, in its order; and what failed of it, by its number.
         """
         with self.changed:
-            if not self.fresh and not self.ended:
+            if self._given == len(self._order) and not self.ended:
                 self.changed.wait(timeout)
-            fresh, self.fresh = self.fresh or [], []
-            outcomes = [self.outcomes[task] for task in fresh]
-            self.outcomes.update(dict.fromkeys(fresh, _TAKEN))
+            fresh = self.arrived(self._given)
+            self._given += len(fresh)
+            outcomes = [outcome for _, outcome in fresh]
+            self.outcomes.update((task, _TAKEN) for task, _ in fresh)
             failed, self._failed = self._failed, []
         return outcomes, {args[0]: failure(*args) for args in failed}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
-from nbmr import reduction
+from nbmr import frames, reduction
 from nbmr.buckets import joined
+from nbmr.chaining import check_map_tasks
 from nbmr.errors import ConfigError, NothingToReduce
 from nbmr.filelist import Files
 from nbmr.folding import Chunk
@@ -61,8 +62,11 @@ def cut(data: Any, partitions: int | None) -> tuple[Any, int | None, bool]:
     ConfigError
         If the data can't be mapped over, or `partitions` makes no sense.
     """
+    if isinstance(data, Files):
+        check_map_tasks(len(data))
     if isinstance(data, Job | Files):
         return data, partitions, False
+    frames.check_partitions(partitions)
     if is_frame(data):
         return data, min(partitions or MOST_PARTITIONS // 2, MOST_PARTITIONS), False
     try:

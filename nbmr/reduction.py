@@ -61,10 +61,7 @@ def first_level(data: Any, partitions: int | None, initial: Any = MISSING) -> li
         raise ConfigError(
             f"data is of type {type(data).__name__}; pass a DataFrame, a Series, a list or another iterable."
         )
-    if partitions is not None and (
-        isinstance(partitions, bool) or not isinstance(partitions, int) or partitions < 1
-    ):
-        raise ConfigError(f"partitions={partitions!r} has to be a whole number of at least 1, or None.")
+    frames.check_partitions(partitions)
     values = _some(itertools.chain(head, data))
     if not isinstance(data, Sized):
         return _by_weight(_ITEMS, values)

@@ -179,10 +179,7 @@ class ItemSource(Source):
                 f"data is of type {type(data).__name__}; pass a DataFrame, a Series, a list or another"
                 f" iterable ({hint.get(type(data).__name__, 'of items')})."
             )
-        if partitions is not None and (
-            isinstance(partitions, bool) or not isinstance(partitions, int) or partitions < 1
-        ):
-            raise ConfigError(f"partitions={partitions!r} has to be a whole number of at least 1, or None.")
+        frames.check_partitions(partitions)
         self._slots = max(slots, _FEWEST_SLOTS)
         self._partitions = partitions
         self._most = 1 if singly and partitions is None else _BATCH_ITEMS

@@ -5,6 +5,6 @@ frames within bounded memory. pandas is imported when first needed, since ``impo
 """
 
 from nbmr.frames.gather import check_how, gather
-from nbmr.frames.partition import row_bounds, row_labels, take
+from nbmr.frames.partition import check_partitions, row_bounds, row_labels, take
 
-__all__ = ["check_how", "gather", "row_bounds", "row_labels", "take"]
+__all__ = ["check_how", "check_partitions", "gather", "row_bounds", "row_labels", "take"]

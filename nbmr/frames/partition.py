@@ -33,6 +33,20 @@ _HUGE_CELLS = 16
 _HUGE_BYTES = 1 << 20
 
 
+def check_partitions(partitions: Any) -> None:
+    """Refuse a number of partitions that makes no sense.
+
+    Raises
+    ------
+    ConfigError
+        If it isn't None, or a whole number of at least 1.
+    """
+    if partitions is not None and (
+        isinstance(partitions, bool) or not isinstance(partitions, numbers.Integral) or partitions < 1
+    ):
+        raise ConfigError(f"partitions={partitions!r} has to be a whole number of at least 1, or None.")
+
+
 def row_bounds(
     data: pd.DataFrame | pd.Series[Any], partitions: int | None, slots: int
 ) -> list[tuple[int, int]]:
@@ -65,13 +79,7 @@ def row_bounds(
     [(0, 4), (4, 7), (7, 10)]
 
     """
-    if partitions is not None and (
-        isinstance(partitions, bool) or not isinstance(partitions, numbers.Integral) or partitions < 1
-    ):
-        raise ConfigError(
-            f"partitions={partitions!r}: pass a whole number of partitions, 1 or more, "
-            "or None to let nbmr choose"
-        )
+    check_partitions(partitions)
     rows = len(data)
     if rows == 0:
         return [(0, 0)]

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nbmr.codec import Buffer
+
+#: Open files that go with one byte; Linux takes 253 (SCM_MAX_FD).
+FILES = 200
+
+
+def batched(files: Sequence[int]) -> Iterator[list[int]]:
+    """Yield open files in groups of those that can go at once."""
+    for start in range(0, len(files), FILES):
+        yield list(files[start : start + FILES])
 
 
 def send(
@@ -23,8 +32,8 @@ def send(
     header = header | {"size": sum(memoryview(part).nbytes for part in parts), "files": len(files)}
     text = json.dumps(header).encode()
     sock.sendall(len(text).to_bytes(4, "big") + text)
-    if files:
-        socket.send_fds(sock, [b"f"], list(files))
+    for group in batched(files):
+        socket.send_fds(sock, [b"f"], group)
     for part in parts:
         sock.sendall(part)
 
@@ -40,8 +49,11 @@ def receive_header(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
     length = int.from_bytes(receive(sock, 4), "big")
     header: dict[str, Any] = json.loads(receive(sock, length))
     files: list[int] = []
-    if header["files"]:
-        files = socket.recv_fds(sock, 1, header["files"])[1]
+    while len(files) < header["files"]:
+        data, received, _, _ = socket.recv_fds(sock, 1, FILES)
+        if not data or not received:
+            raise EOFError("the other side is gone")
+        files += received
     return header, files
 
 

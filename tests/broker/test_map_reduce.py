@@ -95,6 +95,8 @@ def test_what_makes_no_sense(client):
     for wrong in (
         {"by": []},
         {"by": "k", "reducers": 0},
+        {"by": "k", "partitions": 0},
+        {"by": "k", "partitions": "2"},
         {"by": "k", "combiner": 3},
         {"by": "k", "queue": "?"},
     ):
@@ -232,6 +234,18 @@ def test_a_job_is_data(client, data, expected):
         assert_frame_equal(out, expected, check_exact=True)
     finally:
         job.forget()
+
+
+def test_many_map_tasks(client):
+    """More files than one message between processes can carry; and more than are allowed."""
+    job = client.submit(range(300), lambda n: pd.DataFrame({"k": [n % 3], "x": n}), partitions=300)
+    out = client.map_reduce(job, lambda part: part, lambda g: g["x"].sum(), "k", reducers=2)
+    job.forget()
+    assert out.to_dict() == {k: sum(range(k, 300, 3)) for k in range(3)}
+    job = client.submit(range(410), lambda n: pd.DataFrame({"k": [n]}), partitions=410)
+    with pytest.raises(nbmr.ConfigError, match="at most, and here there are 410"):
+        client.map_reduce(job, lambda part: part, len, "k")
+    job.forget()
 
 
 @pytest.mark.parametrize("way", ["messages", "shared memory"])
