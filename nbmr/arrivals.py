@@ -11,8 +11,9 @@ from typing import Any
 from nbmr import topology
 from nbmr.broker import Broker, Delivery
 from nbmr.errors import BrokerError
-from nbmr.joblog import JobLog, Status
+from nbmr.joblog import JobLog
 from nbmr.signing import Signer
+from nbmr.standing import Status
 
 #: Seconds between two looks at what may keep a job from going on.
 LOOK_SECONDS = 1.0

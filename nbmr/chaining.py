@@ -9,8 +9,9 @@ from typing import Any
 
 from nbmr.errors import ConfigError, JobCancelled, JobNotFound
 from nbmr.job import Job
-from nbmr.joblog import JobLog, Status
+from nbmr.joblog import JobLog
 from nbmr.outcome import Outcome
+from nbmr.standing import Status
 from nbmr.tasks import Source, Task, is_frame
 
 #: Seconds between two looks at what may keep the first job from going on.

@@ -18,13 +18,14 @@ from nbmr.errors import BrokerError, JobCancelled, JobNotFound, JobTimeout
 from nbmr.failures import Failure, Failures
 from nbmr.filelist import Files
 from nbmr.inputs import Inputs
-from nbmr.joblog import JobLog, Member, Progress, Status
+from nbmr.joblog import JobLog
 from nbmr.outcome import values_of, warn_of
 from nbmr.printed import Printed
 from nbmr.reading import Read
 from nbmr.roster import WorkerFacts
 from nbmr.sending import Sending
 from nbmr.stall import Stall
+from nbmr.standing import Member, Progress, Status
 from nbmr.tasks import is_frame
 from nbmr.written import Target
 

@@ -10,7 +10,8 @@ import weakref
 from collections.abc import Callable
 
 from nbmr.errors import BrokerUnreachable
-from nbmr.joblog import JobLog, Status
+from nbmr.joblog import JobLog
+from nbmr.standing import Status
 
 #: Seconds after which a process that ends says what it waits for.
 _SAY_AFTER = 2.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import os
 import secrets
 import threading
@@ -14,7 +12,7 @@ from concurrent.futures import wait
 from types import TracebackType
 from typing import Any, Self
 
-from nbmr import config, frames, listing, node, pools, registry, shared, topology
+from nbmr import config, listing, node, pools, registry, shared, topology
 from nbmr.broker import Broker, Consumer, NotFound, connect
 from nbmr.cell import Cell, Once
 from nbmr.chaining import JobSource
@@ -24,21 +22,18 @@ from nbmr.errors import (
     ConfigError,
     JobNotFound,
     NodeError,
-    PickleError,
     WorkerError,
 )
-from nbmr.filelist import Files
 from nbmr.job import Job
 from nbmr.joblog import JobLog
 from nbmr.keycheck import check_key, confirm_key, watch_key
 from nbmr.node import Presence
+from nbmr.options import OPTIONS, check_options, check_spelling, encode_call, target_of
 from nbmr.placed import Place, PlacedSender, Watch, places
-from nbmr.reading import Read, Reading
 from nbmr.roster import Roster, WorkerFacts
 from nbmr.sender import Sender
 from nbmr.signing import Signer
 from nbmr.tasks import Call, Source, source_of
-from nbmr.written import Target, Writing
 
 #: Seconds for which a count of the listening workers is good.
 _COUNT_SECONDS = 1.0
@@ -122,15 +117,15 @@ class Session:
             The options of `nbmr.map`, and the keyword arguments of `fn`.
         """
         kwargs = dict(given)
-        options = _options(fn, **{name: kwargs.pop(name) for name in _OPTIONS if name in kwargs})
+        options = check_options(fn, **{name: kwargs.pop(name) for name in OPTIONS if name in kwargs})
         partitions, queue = kwargs.pop("partitions", None), options["queue"]
-        target = _target(kwargs.pop("to", None), options)
-        _check_spelling(fn, kwargs)
+        target = target_of(kwargs.pop("to", None), options)
+        check_spelling(fn, kwargs)
         self._prepare(queue)
         slots = self.slots(queue) or _GUESSED_SLOTS
         source = self._source(data, partitions, slots, singly=options["timeout"] is not None)
         log = self._new_log(options, source)
-        call = _encode(fn, data, target, log.job, args, kwargs)
+        call = encode_call(fn, data, target, log.job, args, kwargs)
         job = Job(log, self._broker, self._signer, self._look)
         if isinstance(source, JobSource):
             job.sources.append(source.job)
@@ -183,7 +178,7 @@ class Session:
             raise ConfigError(f"What to run has to be source or a function; got {type(what).__name__}.")
         fn = what if isinstance(what, Cell) else Once(what)
         label = what.label if isinstance(what, Cell) else name
-        options = _options(what, queue, on_error="keep", gather="list", name=name or label)
+        options = check_options(what, queue, on_error="keep", gather="list", name=name or label)
         options["everywhere"] = True
         call = Call.encode(fn, (), {})
         self._prepare(queue)
@@ -413,79 +408,3 @@ class Session:
     def __repr__(self) -> str:
         where = "private node" if self.settings.node else "named broker"
         return f"<{type(self).__name__} of a {where}{', closed' if self._closed else ''}>"
-
-
-#: What a job is given besides its data and function, for all to know; `partitions` is between us and the
-#: data.
-_OPTIONS = ("queue", "retries", "timeout", "on_error", "gather", "name")
-
-
-def _options(
-    fn: Any,
-    queue: str = "default",
-    retries: int = 0,
-    timeout: float | None = None,
-    on_error: str = "raise",
-    gather: str = "auto",
-    name: str | None = None,
-) -> dict[str, Any]:
-    """Check the options of a call, at once."""
-    topology.check_queue(queue)
-    frames.check_how(gather)
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise ConfigError(f"retries={retries!r} has to be a whole number, 0 or more.")
-    if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
-        raise ConfigError(f"timeout={timeout!r} has to be seconds, more than 0, or None.")
-    if on_error not in ("raise", "keep"):
-        raise ConfigError(f"on_error={on_error!r} has to be 'raise' or 'keep'.")
-    label = str(name if name is not None else getattr(fn, "__qualname__", type(fn).__name__))
-    return {
-        "queue": queue, "retries": retries, "timeout": timeout, "on_error": on_error, "gather": gather,
-        "name": label.removeprefix("<locals>.").rpartition("<locals>.")[2],
-    }  # fmt: skip
-
-
-def _encode(
-    fn: Any, data: Any, target: Target | None, job: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Call:
-    """Encode a function with what comes before it and behind it: reading its data, writing its result."""
-    called = fn
-    if callable(fn):
-        if isinstance(data, Files):
-            called = Reading(called, data.read)
-        if isinstance(data, Job) and data.target:  # its results are the paths of what it has written
-            called = Reading(called, Read(None, {}))
-        if target:
-            called = Writing(called, target, job)
-    try:
-        return Call.encode(called, args, kwargs)
-    except PickleError:
-        Call.encode(fn, args, kwargs)  # its error names what the user knows
-        raise
-
-
-def _target(to: Any, options: dict[str, Any]) -> Target | None:
-    """Return where results are to be written, and note it in the options; None for nowhere."""
-    if to is None:
-        return None
-    if options["gather"] != "auto":
-        raise ConfigError(f"gather={options['gather']!r} and to=…: what is written to files is not gathered.")
-    target = Target.parse(to)
-    target.check()
-    options["to"] = vars(target).copy()
-    return target
-
-
-def _check_spelling(fn: Any, kwargs: dict[str, Any]) -> None:
-    """Refuse a keyword that `fn` doesn't take and that is nearly the name of an option."""
-    try:
-        parameters = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):
-        return
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    for name in kwargs.keys() - {p.name for p in parameters}:
-        if near := difflib.get_close_matches(name, (*_OPTIONS, "partitions", "progress", "to"), 1, 0.75):
-            raise ConfigError(
-                f"{name}=… is no option, and fn takes no such argument; did you mean {near[0]}=…?"
-            )

@@ -315,7 +315,9 @@ def test_forgotten_while_the_second_runs(client, chain, tmp_path, eventually):
         second.result(100)
 
 
-def test_cancelled_while_the_second_waits(client, chain, tmp_path, eventually):
+@pytest.fixture
+def waiting(chain, tmp_path, eventually):
+    """A job that runs until a file is there, the job that takes its results, and that file."""
     gate = tmp_path / "gate"
 
     def gated(x):
@@ -326,23 +328,19 @@ def test_cancelled_while_the_second_waits(client, chain, tmp_path, eventually):
     job = chain(range(3), gated)
     second = chain(job, str)
     eventually(lambda: job.status == "running", 60)
-    job.cancel()
-    with pytest.raises(nbmr.JobCancelled, match="whose results this job takes"):
-        second.result(60)
+    yield job, second, gate
     gate.touch()
 
 
-def test_the_second_can_be_cancelled_while_it_waits(client, chain, tmp_path, eventually):
-    gate = tmp_path / "gate"
+def test_cancelled_while_the_second_waits(waiting):
+    job, second, _ = waiting
+    job.cancel()
+    with pytest.raises(nbmr.JobCancelled, match="whose results this job takes"):
+        second.result(60)
 
-    def gated(x):
-        while not gate.exists():
-            time.sleep(0.02)
-        return x
 
-    job = chain(range(3), gated)
-    second = chain(job, str)
-    eventually(lambda: job.status == "running", 60)
+def test_the_second_can_be_cancelled_while_it_waits(waiting, eventually):
+    job, second, gate = waiting
     second.cancel()
     with pytest.raises(nbmr.JobCancelled):
         second.result(60)

@@ -17,7 +17,7 @@ JOB = """
 import threading, time
 from nbmr import widgets
 from nbmr.failures import Failure
-from nbmr.joblog import Member, Progress
+from nbmr.standing import Member, Progress
 from nbmr.printed import Printed
 from nbmr.progress import follow, starting
 

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from nbmr import codec, message
-from nbmr.joblog import JobLog, Status
+from nbmr.joblog import JobLog
 from nbmr.signing import Signer
+from nbmr.standing import Status
 
 KEY = Signer("k" * 64)
 WHO = {"worker": "w", "host": "h", "pid": 1, "run": "r"}

@@ -20,7 +20,7 @@ from nbmr.errors import ConfigError
 JOB = """
 import sys, time
 from nbmr.failures import Failure
-from nbmr.joblog import Progress
+from nbmr.standing import Progress
 from nbmr.printed import Printed
 from nbmr.progress import follow, starting
 
