@@ -6,26 +6,24 @@ task is delivered again.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
 import queue
-import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nbmr import message, shared, topology, versions
+from nbmr import shared, topology, versions
 from nbmr.blobfile import BlobGone
 from nbmr.broker import Body, Consumer, Delivery, DeliveryExpired
 from nbmr.errors import BrokerError, ProtocolError
 from nbmr.message import Message
 from nbmr.resultfile import ResultGone
+from nbmr.worker.account import Account
 from nbmr.worker.guard import Died, Guard, Stopped
 from nbmr.written import Target
 
@@ -89,9 +87,6 @@ class Slot(threading.Thread):
         self._running: _Running | None = None
         #: How many tasks were done, and how many gave a failure.
         self.done = self.failed = 0
-        #: How many entries of a run told what it printed, and whether the last one is in its log.
-        self._told = 0
-        self._telling: Future[bool] | None = None
         #: Results that are sent and not confirmed yet.
         self._unsettled = 0
         self._all_settled = threading.Condition()
@@ -234,42 +229,34 @@ class Slot(threading.Thread):
         attempt = delivery.returned + 1
         name = task.fields.get("name", "")
         self._running = _Running(task.job, name, task.task, attempt, time.monotonic())
-        who = worker.identity | {"pid": self._guard.pid, "run": ""}
-        failed = self.failed
+        account = Account(worker, self._guard, task, attempt)
         self._guard.forget_output()
         problem = versions.mismatch(task.fields["versions"], versions.local_versions())
         if problem:
-            body = self._failed(task, who, "versions", problem, attempt)
+            body = account.failed("versions", problem)
         else:
-            worker.log(task, "started", attempt=attempt, **who)
+            account.log("started", attempt=attempt)
             try:
-                body = self._run(task, who, attempt)
+                body = self._run(task, account, attempt)
             except Stopped as stop:
                 if stop.args[0] == "cancelled":
                     delivery.ack()
                     return
-                body = self._too_long(task, who, stop.args[0], attempt)
+                body = account.too_long(stop.args[0], self._expired)
             except (Died, _Unfit) as trouble:
                 # nobody counts how often a task is given back to our own queue, and its process was meant
                 again = attempt < topology.ATTEMPTS and delivery.consumer is not self._own
                 if again or self._guard.ended:
-                    worker.log(
-                        task,
-                        "died",
-                        attempt=attempt,
-                        cause=str(trouble),
-                        output=self._guard.last_output,
-                        **who,
-                    )
+                    account.died(trouble)
                     if isinstance(trouble, _Unfit):
                         time.sleep(UNFIT_SECONDS)
                     delivery.give_back()
                     return
-                body = self._failed(task, who, "lost", _story(attempt, trouble), attempt)
+                body = account.failed("lost", _story(attempt, trouble))
             except BlobGone:
                 delivery.ack()
                 return
-        clean = self.failed == failed
+        self._count(account)
         settle = delivery.ack
         if self._expired:  # then it is back in its queue, and whoever gets it next would run it again
             settle = functools.partial(worker.forget_everywhere, task)
@@ -281,8 +268,15 @@ class Slot(threading.Thread):
             self._settled(lambda: None)
             raise
         # what failed may be run again, in the kernel
-        used = task.fields["data_blob"] if clean else None
+        used = task.fields["data_blob"] if account.clean else None
         confirmed.add_done_callback(lambda future: self._confirmed(future, task.job, delivery, settle, used))
+
+    def _count(self, account: Account) -> None:
+        """Count a task that is answered for; before its answer can be seen by anybody."""
+        if account.clean:
+            self.done += 1
+        else:
+            self.failed += 1
 
     def _confirmed(
         self,
@@ -308,42 +302,7 @@ class Slot(threading.Thread):
             self._unsettled -= 1
             self._all_settled.notify_all()
 
-    def _failed(self, task: Message, who: dict[str, Any], reason: str, summary: str, attempt: int) -> Body:
-        """Make an answer that says why all of a task's units have failed."""
-        why = {"reason": reason, "summary": summary, "attempts": attempt, "output": self._guard.last_output}
-        begun = {"input": self._worker.inputs.log(task)} if reason != "versions" else {}
-        return self._sealed(task, who, all_failed=why, **begun)
-
-    def _too_long(self, task: Message, who: dict[str, Any], why: str, attempt: int) -> Body:
-        """Make an answer that says which limit the task ran into."""
-        if why == "expired":
-            return self._failed(task, who, "timeout", f"ran longer than {self._expired}", attempt)
-        limit = f"ran longer than its timeout of {task.fields['timeout']:g} s"
-        return self._failed(task, who, "timeout", limit, attempt + task.fields["retries"])
-
-    def _count(self, *, failed: bool) -> None:
-        """Count a task that is answered for; before its answer can be seen by anybody."""
-        if failed:
-            self.failed += 1
-        else:
-            self.done += 1
-
-    def _sealed(self, task: Message, who: dict[str, Any], **failures: Any) -> Body:
-        """Make an answer that holds nothing but failures."""
-        self._count(failed=True)
-        return message.seal_raw(
-            self._worker.signer,
-            "result",
-            job=task.job,
-            task=task.task,
-            start=task.fields["start"],
-            count=task.fields["count"],
-            **failures,
-            rows=task.fields["rows"],
-            **who,
-        )
-
-    def _run(self, task: Message, who: dict[str, Any], attempt: int) -> Body:
+    def _run(self, task: Message, account: Account, attempt: int) -> Body:
         """Have a task run, again if it timed out and may be retried; return the sealed answer.
 
         If the child dies under one of several items, it is that item's failure, not that of its neighbours:
@@ -353,7 +312,7 @@ class Slot(threading.Thread):
         lost: dict[int, dict[str, Any]] = {}
         while True:
             try:
-                return self._run_once(task, who, attempt, lost)
+                return self._run_once(task, account, lost)
             except Stopped as stop:
                 if stop.args[0] != "timeout" or not retries:
                     raise
@@ -364,22 +323,17 @@ class Slot(threading.Thread):
                 deaths[death.unit] += 1
                 times, output = deaths[death.unit], self._guard.last_output
                 if times < topology.ATTEMPTS:
-                    self._worker.log(
-                        task, "died", attempt=times, unit=death.unit, cause=str(death), output=output, **who
-                    )
-                    self._worker.log(task, "started", attempt=attempt, **who)
+                    account.died(death, attempt=times, unit=death.unit)
+                    account.log("started", attempt=attempt)
                     continue
                 why = {"reason": "lost", "summary": _story(times, death), "attempts": times, "output": output}
                 lost[death.unit] = why | {"unit": death.unit}
                 if task.fields["stop_at_error"]:
                     given = self._worker.inputs.log(task)
-                    return self._sealed(task, who, failures=list(lost.values()), input=given)
+                    return account.sealed(failures=list(lost.values()), input=given)
 
-    def _run_once(
-        self, task: Message, who: dict[str, Any], attempt: int, lost: dict[int, dict[str, Any]]
-    ) -> Body:
-        who |= {"pid": self._guard.pid, "run": secrets.token_hex(8)}
-        self._told, self._telling = 0, None
+    def _run_once(self, task: Message, account: Account, lost: dict[int, dict[str, Any]]) -> Body:
+        run = account.begin()
         fields = task.fields
         files: list[int] = []
         try:
@@ -390,7 +344,7 @@ class Slot(threading.Thread):
                 "layout": fields.get("layout", []),
                 "skip": sorted(lost),
                 "shared": fields.get("shared", ""),
-                "run": f"result{task.task}-{who['run']}",
+                "run": run,
             }
             reply = self._guard.run(
                 header,
@@ -398,13 +352,13 @@ class Slot(threading.Thread):
                 files,
                 fields["timeout"],
                 lambda: self._why_stop(task),
-                lambda text, dropped: self._tell_output(task, who, text, dropped),
+                account.tell_output,
             )
-            return self._receive(task, reply, who, attempt, lost)
+            return account.receive(reply, lost)
         except ResultGone as gone:
-            return self._failed(task, who, "error", str(gone), attempt)
+            return account.failed("error", str(gone))
         except (Stopped, Died):
-            self._tell_output(task, who, *self._guard.end_output(), last=True)
+            account.tell_output(*self._guard.end_output(), last=True)
             if to := fields.get("to"):  # its process may have had no time to remove what it had half written
                 units = range(fields["start"], fields["start"] + fields["count"])
                 Target(**to).sweep_parts(task.job, units)
@@ -412,24 +366,6 @@ class Slot(threading.Thread):
         finally:
             for file in files:
                 os.close(file)
-
-    def _tell_output(
-        self, task: Message, who: dict[str, Any], text: str, dropped: int, *, last: bool = False
-    ) -> bool:
-        """Note in its job's log what a task printed; return False if that isn't possible now.
-
-        Unless it is the last of it, that must neither wait nor pile up.
-        """
-        worker = self._worker
-        if not last and (worker.broker.trouble or (self._telling is not None and not self._telling.done())):
-            return False
-        if text or dropped:
-            said = {"number": self._told, "text": text, "dropped": dropped}
-            body = message.seal_raw(worker.signer, "output", job=task.job, task=task.task, **who | said)
-            with contextlib.suppress(BrokerError):
-                self._telling = worker.broker.append(topology.job_log(task.job), body, urgent=True)
-            self._told += 1
-        return True
 
     def _why_stop(self, task: Message) -> str:
         if not self._worker.wanted(task):
@@ -466,56 +402,6 @@ class Slot(threading.Thread):
                     raise
                 except (OSError, BrokerError) as exc:
                     raise _Unfit(f"a large payload could not be kept on this worker: {exc}") from exc
-
-    def _receive(
-        self,
-        task: Message,
-        reply: dict[str, Any],
-        who: dict[str, Any],
-        attempt: int,
-        lost: dict[int, dict[str, Any]],
-    ) -> Body:
-        """Take the child's encoded result and seal it; a large one goes ahead in chunks."""
-        guard, worker = self._guard, self._worker
-        fields: dict[str, Any] = who | {
-            "start": task.fields["start"],
-            "count": reply.get("count", 0),
-            "layout": reply.get("layout", []),
-            "failures": list(lost.values()),
-            "failures_encoded": reply.get("failures_encoded", False),
-            "output": "",
-            "attempt": attempt,
-            "seconds": reply.get("seconds", 0.0),
-        }
-        if "stored" in reply:
-            fields["stored"] = reply["stored"]
-        size = reply["size"]
-        if size <= topology.MESSAGE_BYTES:
-            body = guard.receive(size)
-        else:
-            log, stored = topology.job_log(task.job), []
-            for offset in range(0, size, topology.CHUNK_BYTES):
-                if not worker.wanted(task):
-                    guard.stop_sending()
-                chunk = guard.receive(min(topology.CHUNK_BYTES, size - offset))
-                sealed = message.seal_raw(
-                    worker.signer, "chunk", [chunk], job=task.job, task=task.task, run=who["run"],
-                    offset=offset, total=size,
-                )  # fmt: skip
-                stored.append(worker.broker.append(log, sealed))
-            for chunk_stored in stored:  # the result counts only with all of them
-                chunk_stored.result()
-            body = memoryview(b"")
-            fields["chunked"] = size
-        guard.read_output()
-        text, dropped = guard.end_output()
-        if text or dropped:  # no message of its own: what a short task prints costs no more
-            fields |= {"printed": text, "dropped": dropped}
-        self._count(failed=bool(fields["failures"] or fields["failures_encoded"]))
-        if fields["failures"] or fields["failures_encoded"]:
-            given = worker.inputs.log(task)
-            fields |= {"rows": task.fields["rows"], "output": guard.last_output, "input": given}
-        return message.seal_raw(worker.signer, "result", [body], job=task.job, task=task.task, **fields)
 
 
 def _story(times: int, last: Died | _Unfit) -> str:
