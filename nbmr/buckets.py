@@ -1,16 +1,29 @@
-"""What workers do for `nbmr.map_reduce`: map, sort rows into buckets by their keys, and reduce buckets."""
+"""Buckets: the rows of a partition, sorted by a hash of their keys; and the same bucket of all partitions.
+
+A map task's result is its `Buckets`. A reduce task gets those of all map tasks, as files that are mapped into
+memory, and decodes no more of them than it is at: `Bucket` gives their rows, all at once or in pieces.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import mmap
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
-from nbmr import codec, unit
+import numpy as np
+import pandas as pd
 
-#: The key of pandas' hashing of texts: the same everywhere, whatever its default becomes.
-_HASH_KEY = "nbmr shuffle key"
+from nbmr import codec
+from nbmr.hashing import bucket_of
+
+#: Bytes of encoded rows from which on a bucket is read in pieces.
+HELD_BYTES = 128 << 20
+#: Keys that a map task tells of, at most, and the longest text of one.
+_TOLD, _TEXT = 8, 60
 
 
 class Buckets:
@@ -20,237 +33,278 @@ class Buckets:
     ----------
     encoded
         For each bucket, its encoded frame's buffers; none where the bucket is empty.
-    empty
-        The partition's columns and their types, without rows.
-    """
-
-    def __init__(self, encoded: Sequence[Sequence[codec.Buffer]], empty: Any) -> None:
-        self.encoded, self.empty = [list(buffers) for buffers in encoded], empty
-
-    def __reduce_ex__(self, _protocol: Any) -> Any:
-        wrapped = [[pickle.PickleBuffer(buffer) for buffer in buffers] for buffers in self.encoded]
-        return Buckets, (wrapped, self.empty)
-
-    def frame(self, number: int) -> Any:
-        """Return the rows of one bucket."""
-        buffers = self.encoded[number]
-        return codec.decode([memoryview(buffer) for buffer in buffers]) if buffers else self.empty
-
-
-class Map:
-    """Maps a partition, or each of some items, and sorts the rows into buckets.
-
-    Parameters
-    ----------
-    mapper
-        Gives a DataFrame for a partition, or an item.
-    by
-        Names of the key columns.
-    combiner
-        Makes fewer rows of a DataFrame, with the same columns; None for nothing.
-    count
-        How many buckets.
-    items
-        Whether it gets a list of items.
+    sample
+        The partition's first row, or none if it has none: its columns and their types.
+    lengths
+        How many rows each bucket has.
+    rows
+        For each bucket, the numbers that its rows have in the partition; None if nobody will ask.
     """
 
     def __init__(
         self,
-        mapper: Callable[..., Any],
-        by: list[Any],
-        combiner: Callable[[Any], Any] | None,
-        count: int,
-        *,
-        items: bool,
+        encoded: Sequence[Sequence[codec.Buffer]],
+        sample: Any,
+        lengths: list[int],
+        rows: Sequence[Any] | None = None,
     ) -> None:
-        self.mapper, self.by, self.combiner = mapper, by, combiner
-        self.count, self.items = count, items
+        self.encoded, self.sample = [list(buffers) for buffers in encoded], sample
+        self.lengths, self.rows = lengths, rows
 
-    def __call__(self, part: Any) -> Buckets:
-        """Map, combine and sort."""
-        import numpy as np  # noqa: PLC0415 - slow to import
-        import pandas as pd  # noqa: PLC0415 - slow to import
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        wrapped = [[pickle.PickleBuffer(buffer) for buffer in buffers] for buffers in self.encoded]
+        return Buckets, (wrapped, self.sample, self.lengths, self.rows)
 
-        mapped = [self.mapper(one) for one in part] if self.items else [self.mapper(part)]
-        frames = [self._checked(frame, "mapper") for frame in mapped if frame is not None]
-        if not frames:
-            return Buckets([[]] * self.count, None)
-        frame = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-        if self.combiner is not None:
-            columns = frame.columns
-            frame = self._checked(self.combiner(frame), "combiner")
-            if not frame.columns.equals(columns):
-                raise ValueError(
-                    f"combiner has to give the columns that it gets, {list(columns)}, and gave"
-                    f" {list(frame.columns)}."
-                )
-        frame = frame[frame[self.by].notna().all(axis=1).to_numpy()]
-        places = bucket_of(frame[self.by], self.count)
-        order = np.argsort(places, kind="stable")  # within a bucket, rows keep their order
-        ends = np.searchsorted(places[order], np.arange(self.count + 1))
-        encoded = []
-        for start, stop in itertools.pairwise(ends):
-            rows = frame.iloc[order[start:stop]]
-            encoded.append(codec.encode(rows) if len(rows) else [])
-        return Buckets(encoded, frame.iloc[:0])
+    def frame(self, number: int) -> Any:
+        """Return the rows of one bucket; None if it has none. They aren't to be written to."""
+        buffers = self.encoded[number]
+        return codec.decode([memoryview(buffer) for buffer in buffers]) if buffers else None
 
-    def _checked(self, frame: Any, who: str) -> Any:
-        import pandas as pd  # noqa: PLC0415 - slow to import
+    def nbytes(self, number: int) -> int:
+        """Return how many bytes one bucket takes, encoded."""
+        return sum(memoryview(buffer).nbytes for buffer in self.encoded[number])
 
-        if not isinstance(frame, pd.DataFrame):
-            raise TypeError(f"{who} has to give a DataFrame; it gave a {type(frame).__name__}.")
-        for name in self.by:
-            if name not in frame.columns:
-                raise KeyError(f"{who} gave no column {name!r}, by which to reduce: {list(frame.columns)}.")
-        return frame
+    def release(self) -> None:
+        """Let the system take back the memory of what was read of it: it can be read again from its file."""
+        for buffer in itertools.chain.from_iterable(self.encoded):
+            if isinstance(buffer, memoryview) and isinstance(buffer.obj, mmap.mmap):
+                with contextlib.suppress(ValueError, OSError):
+                    buffer.obj.madvise(mmap.MADV_DONTNEED)
+                return
 
 
-class Reduce:
-    """Reduces one bucket of all partitions: calls a function once for each key.
+def sort_rows(frame: Any, keys: Any, count: int, *, numbered: bool = False) -> Buckets:
+    """Sort the rows of a partition into buckets.
 
     Parameters
     ----------
-    reducer
-        Gets all rows of a key.
-    by
-        The key columns, as the user has named them.
-    count
-        How many buckets there are; the number of the unit that is worked on tells which one.
-    """
-
-    def __init__(self, reducer: Callable[[Any], Any], by: Any, count: int) -> None:
-        self.reducer, self.by, self.count = reducer, by, count
-
-    def __call__(self, parts: list[Buckets]) -> tuple[Any, list[Any]] | None:
-        """Return a frame with a row of keys for each group, and what the function gave for each.
-
-        Outside of a worker, where a failure is run again, all buckets are reduced.
-        """
-        import numpy as np  # noqa: PLC0415 - slow to import
-
-        number = unit.number()
-        wanted = range(self.count) if number is None else [number]
-        frame = joined([part.frame(bucket) for bucket in wanted for part in parts])
-        if frame is None:
-            return None
-        values: list[Any] = []
-
-        def call(group: Any) -> None:  # as pandas gives it: with its key as name, and without key columns
-            try:
-                values.append(self.reducer(group))
-            except Exception as exc:
-                exc.add_note(f"in the group of the key {group.name!r}, which has {len(group)} rows")
-                raise
-
-        groups = frame.groupby(self.by, sort=True, observed=True)
-        if len(frame):
-            groups[[name for name in frame.columns if name not in self._names]].apply(call)
-        codes, firsts = np.unique(groups.ngroup().to_numpy(), return_index=True)
-        return frame[self._names].iloc[firsts[codes >= 0]], values
-
-    @property
-    def _names(self) -> list[Any]:
-        return self.by if isinstance(self.by, list) else [self.by]
-
-
-def joined(frames: Sequence[Any]) -> Any:
-    """Concatenate frames as pandas does; those without rows only if there are no others. None for none."""
-    import pandas as pd  # noqa: PLC0415 - slow to import
-
-    there = [frame for frame in frames if frame is not None]
-    there = [frame for frame in there if len(frame)] or there[:1]
-    if not there:
-        return None
-    return there[0] if len(there) == 1 else pd.concat(there)
-
-
-def bucket_of(keys: Any, count: int) -> Any:
-    """Return the bucket of each row: the same for keys that pandas takes for equal, in every process.
-
-    Parameters
-    ----------
+    frame
+        The rows.
     keys
-        A DataFrame of key columns, none of whose values is missing.
+        A DataFrame of their keys.
     count
         How many buckets.
+    numbered
+        Whether it will be asked for the numbers of the rows.
     """
-    import numpy as np  # noqa: PLC0415 - slow to import
-
-    hashed = np.zeros(len(keys), "uint64")
-    for number in range(keys.shape[1]):
-        hashed = hashed * np.uint64(1_000_003) + _hashed(keys.iloc[:, number])
-    return (hashed % np.uint64(count)).astype("int64")
-
-
-def _hashed(column: Any) -> Any:
-    """Hash a column: numbers by their value, whatever their type; the same for texts, dates and others."""
-    import pandas as pd  # noqa: PLC0415 - slow to import
-
-    dtype = column.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
-        of_categories = _hashed(pd.Series(column.cat.categories))
-        return of_categories[column.cat.codes.to_numpy()]
-    if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype):
-        return _hash_numbers(column.to_numpy("float64"))
-    if pd.api.types.is_object_dtype(dtype):
-        return _hash_objects(column)
-    if pd.api.types.is_datetime64_any_dtype(dtype):
-        if isinstance(dtype, pd.DatetimeTZDtype):
-            column = column.dt.tz_convert("UTC").dt.tz_localize(None)
-        return _hash_numbers(_whole_seconds(column.to_numpy()))
-    if pd.api.types.is_timedelta64_dtype(dtype):
-        return _hash_numbers(_whole_seconds(column.to_numpy()))
-    return _hash_texts(column.astype(object).map(str))
+    places = bucket_of(keys, count)
+    order = np.argsort(places, kind="stable")  # within a bucket, rows keep their order
+    ends = np.searchsorted(places[order], np.arange(count + 1))
+    encoded, rows = [], []
+    for start, stop in itertools.pairwise(ends):
+        chosen = order[start:stop]
+        encoded.append(codec.encode(frame.iloc[chosen]) if len(chosen) else [])
+        rows.append(chosen.astype(np.int32 if len(frame) < 1 << 31 else np.int64))
+    return Buckets(encoded, frame.iloc[:1], np.diff(ends).tolist(), rows if numbered else None)
 
 
-def _whole_seconds(times: Any) -> Any:
-    """Return dates' or durations' seconds: the same for equal ones, whatever unit they are stored in."""
-    import numpy as np  # noqa: PLC0415 - slow to import
+def told(buckets: Buckets, keys: Any) -> dict[str, Any]:
+    """Say how many rows and bytes there are in a partition's buckets, and which keys have very many of them.
 
-    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[np.datetime_data(times.dtype)[0]]
-    return (times.astype("int64") // per_second).astype("float64")
+    Parameters
+    ----------
+    buckets
+        What was made of the partition.
+    keys
+        A DataFrame of the keys of all of its rows.
+
+    Returns
+    -------
+    dict
+        ``rows``, ``bytes``, and ``keys``: how many rows each key has, by its text, for those with more than
+        twice a bucket's fair share, or half of the rows.
+    """
+    count = len(buckets.encoded)
+    nbytes = sum(buckets.nbytes(number) for number in range(count))
+    large: list[tuple[str, int]] = []
+    if len(keys):
+        least = len(keys) * min(2 / count, 0.5)
+        crowded = [number for number, length in enumerate(buckets.lengths) if length > least]
+        places = bucket_of(keys, count) if crowded else None
+        for number in crowded:
+            inside = keys[places == number]
+            sizes = inside.groupby(list(inside.columns), sort=False, observed=True, dropna=False).size()
+            large += [(key_text(key), int(size)) for key, size in sizes[sizes > least].items()]
+    large.sort(key=lambda pair: -pair[1])
+    return {"rows": len(keys), "bytes": nbytes, "keys": dict(large[:_TOLD])}
 
 
-def _hash_numbers(values: Any) -> Any:
-    import pandas as pd  # noqa: PLC0415 - slow to import
+def key_text(key: Any) -> str:
+    """Write a key for people: short, and as Python would.
 
-    return pd.util.hash_array(values + 0.0)  # no -0.0
+    Examples
+    --------
+    >>> key_text(("US", np.int64(3)))
+    "('US', 3)"
+    """
+
+    def bare(one: Any) -> Any:
+        return one.item() if isinstance(one, np.generic) else one
+
+    try:
+        key = tuple(map(bare, key)) if type(key) is tuple else bare(key)
+        key = key[0] if type(key) is tuple and len(key) == 1 else key
+        text = repr(key)
+    except Exception:  # noqa: BLE001 - users' objects raise anything
+        text = f"<{type(key).__name__}>"
+    return text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"
 
 
-def _hash_texts(column: Any) -> Any:
-    import numpy as np  # noqa: PLC0415 - slow to import
-    import pandas as pd  # noqa: PLC0415 - slow to import
+class Bucket:
+    """One bucket of all partitions, or several: what a reduce task works on.
 
-    return pd.util.hash_array(np.array(column, dtype=object), hash_key=_HASH_KEY)
+    Parameters
+    ----------
+    parts
+        The partitions' buckets, in the order of the input.
+    numbers
+        Which of the buckets.
+    """
+
+    def __init__(self, parts: Sequence[Buckets], numbers: Sequence[int]) -> None:
+        self.parts = [part for part in parts if part is not None and part.sample is not None]
+        self.numbers = list(numbers)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it takes, encoded."""
+        return sum(part.nbytes(number) for part in self.parts for number in self.numbers)
+
+    @property
+    def length(self) -> int:
+        """How many rows it has."""
+        return sum(part.lengths[number] for part in self.parts for number in self.numbers)
+
+    @cached_property
+    def empty(self) -> Any:
+        """The columns and their types that the rows of all partitions together have; None for none.
+
+        All partitions count for these, also those that have no rows in this bucket.
+        """
+        samples = [part.sample for part in self.parts]
+        return pd.concat(samples).iloc[:0] if samples else None
+
+    def frame(self) -> Any:
+        """Return all rows, in the order of the input; None if there were no partitions."""
+        return self.joined(frame for _, frame in self.frames())
+
+    def frames(self) -> Iterator[tuple[int, Any]]:
+        """Yield each partition's number and rows, where it has some, one at a time."""
+        for place, part in enumerate(self.parts):
+            for number in self.numbers:
+                if (frame := part.frame(number)) is not None:
+                    yield place, frame
+                    del frame
+
+    def rows(self) -> Any:
+        """Return a number for each row of `frame`, by which rows of all buckets can be put in order."""
+        found = [
+            (place << 32) + np.asarray(part.rows[number], dtype=np.int64)
+            for place, part in enumerate(self.parts)
+            for number in self.numbers
+            if part.encoded[number] and part.rows is not None
+        ]
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+    def joined(self, frames: Iterator[Any]) -> Any:
+        """Concatenate rows of this bucket, with the types that they have among all rows."""
+        empty = self.empty
+        if empty is None:
+            return None
+        there = list(frames)
+        frame = pd.concat(there) if there else empty
+        return typed(frame, empty)
+
+    def pieces(self, by: list[Any], held: int) -> Iterator[Any]:
+        """Yield the rows in pieces of about so many bytes; all rows with the same key are in one piece.
+
+        Parameters
+        ----------
+        by
+            The key columns.
+        held
+            How many bytes of encoded rows a piece should have at most. A key that has more is a piece.
+        """
+        nbytes, empty = self.nbytes, self.empty
+        if nbytes <= held or empty is None:
+            if (frame := self.frame()) is not None:
+                yield frame
+            return
+        types = typed(empty[by], empty[by])
+        keys = []
+        for place, frame in self.frames():
+            keys.append(typed(frame[by], types).copy())
+            del frame
+            self.parts[place].release()
+        lengths = [len(part) for part in keys]
+        codes = pd.concat(keys).groupby(by, sort=False, observed=True, dropna=False).ngroup().to_numpy()
+        del keys
+        most = max(int(held / nbytes * len(codes)), 1)
+        sizes = np.bincount(codes)
+        piece_of = _pieces_of(sizes, most)[codes]
+        ends = np.cumsum([0, *lengths])
+        for piece in range(int(piece_of.max()) + 1):
+            yield self.joined(self._chosen(piece_of == piece, ends))
+
+    def _chosen(self, wanted: Any, ends: Any) -> Iterator[Any]:
+        """Yield those of the partitions' rows that are wanted."""
+        for (place, frame), (start, stop) in zip(self.frames(), itertools.pairwise(ends), strict=True):
+            if (chosen := np.flatnonzero(wanted[start:stop])).size:
+                yield frame.take(chosen)
+            del frame
+            self.parts[place].release()
+
+    def combined(self, combiner: Callable[[Any], Any], held: int) -> Any:
+        """Return the rows, combined whenever there are so many; None if they don't become much fewer.
+
+        Parameters
+        ----------
+        combiner
+            Makes fewer rows of some.
+        held
+            How many bytes of encoded rows to take together.
+        """
+        most = max(int(held / max(self.nbytes, 1) * self.length), 1)
+        kept: list[Any] = []
+        count = 0
+        for place, frame in self.frames():
+            kept.append(frame)
+            count += len(frame)
+            if count > most:
+                kept = [combiner(self.joined(iter(kept)))]
+                count = len(kept[0])
+                if count > most // 2:
+                    return None
+                kept = [kept[0].copy()]  # of its own memory, whatever the combiner gave
+            del frame
+            if len(kept) == 1:
+                self.parts[place].release()
+        return self.joined(iter(kept))
 
 
-def _hash_objects(column: Any) -> Any:
-    """Hash objects of any type: by value those that are equal to numbers and dates, others by their text."""
-    import datetime as dt  # noqa: PLC0415 - with the others
-    import numbers  # noqa: PLC0415 - with the others
+def typed(frame: Any, empty: Any) -> Any:
+    """Return a frame with the columns and types of another one, that were made for more rows."""
+    if frame is empty:
+        return frame
+    if not frame.columns.equals(empty.columns):
+        frame = frame.reindex(columns=empty.columns)
+    if list(frame.dtypes) == list(empty.dtypes):
+        return frame
+    columns = {
+        number: frame.iloc[:, number].astype(dtype) for number, dtype in enumerate(empty.dtypes.tolist())
+    }
+    out = pd.DataFrame(columns, index=frame.index)
+    out.columns = empty.columns
+    return out
 
-    import numpy as np  # noqa: PLC0415 - slow to import
-    import pandas as pd  # noqa: PLC0415 - slow to import
 
-    def alike(value: Any) -> Any:
-        if isinstance(value, numbers.Number) and not isinstance(value, complex):
-            try:
-                return float(value)  # type: ignore[arg-type]
-            except (TypeError, ValueError, OverflowError):
-                return str(value)
-        if isinstance(value, np.bool_):
-            return float(value)
-        if isinstance(value, dt.datetime | np.datetime64):
-            stamp = pd.Timestamp(value)
-            stamp = stamp.tz_convert("UTC").tz_localize(None) if stamp.tzinfo else stamp
-            return float(stamp.timestamp() // 1)
-        if isinstance(value, dt.timedelta | np.timedelta64):
-            return float(pd.Timedelta(value).total_seconds() // 1)
-        return str(value)
-
-    values = [alike(value) for value in column]
-    numeric = np.array([isinstance(value, float) for value in values], bool)
-    hashed = np.empty(len(values), "uint64")
-    hashed[numeric] = _hash_numbers(np.array([v for v in values if isinstance(v, float)], "float64"))
-    hashed[~numeric] = _hash_texts([v for v in values if not isinstance(v, float)])
-    return hashed
+def _pieces_of(sizes: Any, most: int) -> Any:
+    """Return the piece of each group, in turn: as many groups in one as have so many rows."""
+    pieces = np.zeros(len(sizes), np.int64)
+    held = piece = 0
+    for group, size in enumerate(sizes.tolist()):
+        if held and held + size > most:
+            piece, held = piece + 1, 0
+        pieces[group] = piece
+        held += size
+    return pieces

@@ -176,6 +176,7 @@ class ShuffleSource(JobSource):
     def __init__(self, job: Job, count: int) -> None:
         super().__init__(job)
         self.units = count
+        self.about = {"shuffled": job.log.told | {"buckets": count}}
         self._given: list[tuple[int, dict[str, Any]]] = []
 
     def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:

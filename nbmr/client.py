@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from nbmr import joining, mapreduce, reduction
-from nbmr.buckets import Map, Reduce
 from nbmr.chaining import FoldSource, ShuffleSource
 from nbmr.cluster import Workers, overview
 from nbmr.environment import Environment
@@ -18,6 +17,7 @@ from nbmr.filelist import Files
 from nbmr.folding import Fold, Later
 from nbmr.groups import GroupBy, grouped
 from nbmr.job import Job
+from nbmr.mapping import Map, Reduce
 from nbmr.placed import Answer, answers, raise_failure
 from nbmr.progress import awaiting, follow
 from nbmr.reading import Read
@@ -144,9 +144,52 @@ class Client(Session):
             return mapreduce.gather([], by, names)
         count = mapreduce.buckets_for(reducers, self.slots(queue) or os.cpu_count() or 1)
         label = name if name is not None else getattr(mapper, "__qualname__", type(mapper).__name__)
-        options: dict[str, Any] = {"queue": queue, "retries": retries, "timeout": timeout, "gather": "list"}
-        maps = options | {"partitions": partitions, "name": f"{label} (map)"}
-        job, send = self.start(data, Map(mapper, names, combiner, count, items=items), (), maps)
+        parts = self.shuffle(
+            data, Map(mapper, names, combiner, count, items=items), Reduce(reducer, by, count, combiner),
+            count, name=label, partitions=partitions, progress=progress, queue=queue, retries=retries,
+            timeout=timeout,
+        )  # fmt: skip
+        return mapreduce.gather(parts, by, names)
+
+    def shuffle(
+        self,
+        data: Any,
+        mapper: Callable[[Any], Any],
+        reducer: Callable[[Any], Any],
+        count: int,
+        *,
+        name: str,
+        progress: bool = True,
+        partitions: int | None = None,
+        **options: Any,
+    ) -> list[Any]:
+        """Sort what a function makes of data into buckets, on workers, and call another one on each bucket.
+
+        Parameters
+        ----------
+        data
+            As for `nbmr.map`.
+        mapper
+            Gives `Buckets` for a unit of the data, or None.
+        reducer
+            Gets the buckets of all units, of which one is its own: `nbmr.unit` tells which.
+        count
+            How many buckets.
+        name
+            What to call both jobs.
+        progress, partitions, **options
+            As for `nbmr.map`.
+
+        Returns
+        -------
+        list
+            What `reducer` gave for each bucket.
+        """
+        __tracebackhide__ = True
+        options["gather"] = "list"
+        job, send = self.start(
+            data, mapper, (), options | {"partitions": partitions, "name": f"{name} (map)"}
+        )
         try:
             job.log.counts_only = True  # workers read its results, and not the kernel
             with follow(job, progress):
@@ -156,12 +199,13 @@ class Client(Session):
                     job.raise_why_it_failed()
                 finally:
                     job.keep_inputs()
-            options["name"] = f"{label} (reduce)"
             source = ShuffleSource(job, count)
-            parts = self.map(source, Reduce(reducer, by, count), progress=progress, **options)
+            found: list[Any] = self.map(
+                source, reducer, progress=progress, name=f"{name} (reduce)", **options
+            )
         finally:
             job.forget()
-        return mapreduce.gather(parts, by, names)
+        return found
 
     def submit(
         self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any

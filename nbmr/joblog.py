@@ -24,6 +24,7 @@ from nbmr.outcome import Chunks, Outcome, failure
 from nbmr.printed import Printed
 from nbmr.signing import Signer
 from nbmr.standing import Member, Progress, Status
+from nbmr.unit import add
 
 #: The kinds of messages in a job's log.
 _KINDS = ("opened", "sending", "started", "output", "input", "result", "chunk", "died", "sealed", "kept")
@@ -59,6 +60,8 @@ class JobLog:
     bytes_received: int = 0
     bytes_sent: int = 0
     rejected: int = 0
+    #: What tasks told of their units: counts, and which keys have many rows; see `nbmr.schema`.
+    told: dict[str, Any] = field(default_factory=dict, repr=False)
     #: What tasks printed.
     printed: Printed = field(default_factory=Printed, repr=False)
     #: Whether the results were let go, since they were gathered.
@@ -321,6 +324,7 @@ class JobLog:
         self.done += fields["count"] - len(failures)
         self.failed += len(failures)
         self._work_seconds += fields.get("seconds", 0.0)
+        add(self.told, fields.get("told", {}))
         deaths = self._deaths.get(entry.task, [])
         for unit, why in failures.items():
             story = [story for about, story in deaths if about in (None, unit)]

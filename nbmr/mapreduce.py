@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 from nbmr import frames, reduction
-from nbmr.buckets import joined
 from nbmr.chaining import check_map_tasks
 from nbmr.errors import ConfigError, NothingToReduce
 from nbmr.filelist import Files
@@ -96,10 +95,10 @@ def gather(parts: Sequence[Any], by: Any, names: list[Any]) -> Any:
     import pandas as pd  # noqa: PLC0415 - slow to import
 
     there = [part for part in parts if part is not None]
-    keys = joined([part[0] for part in there])
-    if keys is None:
+    if not there:
         return pd.Series([], dtype=object)
-    values: list[Any] = [value for part in there if len(part[0]) for value in part[1]]
+    keys = pd.concat([part[0] for part in there])
+    values: list[Any] = [value for part in there for value in part[1]]
     if not values:
         return pd.Series([], index=keys.set_index(names).index, dtype=object)
     place = object()  # the name of a column that can't be one of the user's

@@ -83,6 +83,27 @@ _WHO = {"worker": _text, "host": _text, "pid": whole, "run": _text}
 _TO = {"folder": _text, "kind": _one_of("parquet", "csv")}
 
 
+#: Most keys that are told of, and the longest text of one.
+_MOST_KEYS, _LONGEST_KEY = 10_000, 1_000
+
+
+def _keys(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= _MOST_KEYS
+        and all(len(text) <= _LONGEST_KEY and whole(count) for text, count in value.items())
+    )
+
+
+def told(value: Any) -> bool:
+    """Whether it tells what came of the units of a task, or of a job: counts, and which keys are large."""
+    return isinstance(value, dict) and not fault(value, {}, _TOLD)
+
+
+#: Rows that were mapped, and that are in buckets, with their bytes; groups; and keys with very many rows.
+_TOLD = {"mapped": whole, "rows": whole, "bytes": whole, "groups": whole, "buckets": whole, "keys": _keys}
+
+
 _RESULT = {"job": name, "task": whole, "offset": whole, "first": whole, "count": count}
 
 
@@ -170,6 +191,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "ttl": number,
             "everywhere": _flag,
             "to": _to,
+            "shuffled": told,
         },
     ),
     "sealed": ({"tasks": whole, "units": whole}, {"of_frame": _flag}),
@@ -199,6 +221,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "attempt": whole,
             "seconds": number,
             "input": _flag,
+            "told": told,
         },
     ),
     "job": (

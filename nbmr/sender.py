@@ -65,7 +65,8 @@ class Sender:
 
     def open(self) -> None:
         """Write the log's first entry."""
-        about = self.options | {"units": self.source.units, "of_frame": self.source.of_frame}
+        about = self.options | self.source.about
+        about |= {"units": self.source.units, "of_frame": self.source.of_frame}
         body = message.seal(self.signer, "opened", job=self.log.job, **about)
         self.broker.append(topology.job_log(self.log.job), body)
 

@@ -95,6 +95,8 @@ class Source:
     lazy = False
     #: How many units there are; None while that isn't known.
     units: int | None = None
+    #: What its job's log is to say of it from the beginning on; see `nbmr.schema`.
+    about: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
 
     def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
         """Cut the data into tasks; an iterable is read as they are asked for.
@@ -122,6 +124,22 @@ class Source:
             The number of its first unit, and how many it has.
         """
         raise NotImplementedError
+
+
+class Units(list[Any]):
+    """Items that nbmr has made of a user's data.
+
+    Parameters
+    ----------
+    items
+        The items.
+    about
+        What their job's log is to say of them.
+    """
+
+    def __init__(self, items: Iterable[Any], about: dict[str, Any]) -> None:
+        super().__init__(items)
+        self.about = about
 
 
 def source_of(data: Any, partitions: int | None, slots: int, *, singly: bool = False) -> Source:
@@ -184,6 +202,7 @@ class ItemSource(Source):
         self._partitions = partitions
         self._most = 1 if singly and partitions is None else _BATCH_ITEMS
         self.of_frame = isinstance(data, Files)
+        self.about = data.about if isinstance(data, Units) else {}
         self._batches_sent = 0
         self.lazy = not isinstance(data, Sized)
         self.units = len(data) if isinstance(data, Sized) else None

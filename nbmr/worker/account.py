@@ -7,7 +7,7 @@ import secrets
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from nbmr import message, topology
+from nbmr import message, schema, topology
 from nbmr.broker import Body
 from nbmr.errors import BrokerError
 from nbmr.message import Message
@@ -125,6 +125,8 @@ class Account:
         }
         if "stored" in reply:
             fields["stored"] = reply["stored"]
+        if schema.told(said := reply.get("told")):
+            fields["told"] = said
         size = reply["size"]
         if size <= topology.MESSAGE_BYTES:
             body = guard.receive(size)

@@ -142,6 +142,7 @@ class Runner:
         began = time.monotonic()
         threads = set(threading.enumerate())
         os.pwrite(self.place, bytes(8), 0)
+        current.begin()
         try:
             with self._interrupt:
                 buffers = codec.slices(payload, task["layout"])
@@ -159,7 +160,7 @@ class Runner:
                     ]
                 elif mapped:
                     encoded = [codec.slices(memoryview(mapped[0]), task["data_layout"])]
-                data = _Data(task, encoded)
+                data = _Data(task, encoded, copies=not getattr(fn, "only_reads", False))
                 units = data.decode()
                 del encoded
                 del buffers, mapped, payload
@@ -178,6 +179,8 @@ class Runner:
             "count": len(values),
             "failures_encoded": bool(failures),
         }
+        if said := current.told():
+            reply["told"] = said
         if stored := shared.write(task["shared"], task["run"], parts):
             reply["stored"], parts = stored, []
         return reply | {"seconds": time.monotonic() - began}, parts
@@ -275,13 +278,15 @@ class Runner:
 class _Data:
     """A task's encoded data, which can be decoded again if it is to be kept as it was sent."""
 
-    def __init__(self, task: dict[str, Any], parts: list[list[codec.Buffer]]) -> None:
-        self._task, self._parts, self._keep = task, parts, task["retries"] > 0
+    def __init__(self, task: dict[str, Any], parts: list[list[codec.Buffer]], *, copies: bool) -> None:
+        self._task, self._parts, self._keep, self._copies = task, parts, task["retries"] > 0, copies
 
     def decode(self) -> list[Any]:
         """Decode the units."""
         if self._keep:
-            parts: list[list[codec.Buffer]] = [[bytearray(one) for one in part] for part in self._parts]
+            parts: list[list[codec.Buffer]] = self._parts
+            if self._copies:
+                parts = [[bytearray(one) for one in part] for part in self._parts]
         else:
             parts, self._parts = self._parts, []
         if not (results := self._task["results"]):

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal, assert_series_equal
 
 from nbmr import codec, mapreduce, unit
-from nbmr.buckets import Map, Reduce, bucket_of
 from nbmr.errors import ConfigError
+from nbmr.hashing import bucket_of
+from nbmr.mapping import Map, Reduce
 
 
 def travel(value):
