@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nbmr import config, failures, joining, node, pools, reduction
-from nbmr.client import Client
+from nbmr.client import Client, groups_of
 from nbmr.cluster import Workers
 from nbmr.examination import Report, examine
 from nbmr.failures import Failure
-from nbmr.groups import GroupBy, grouped
+from nbmr.groups import GroupBy
 from nbmr.job import Job
 from nbmr.progress import starting
 from nbmr.status import NO_BROKER, Status, look
@@ -232,10 +232,12 @@ def groupby(
     Parameters
     ----------
     df
-        A DataFrame or Series.
+        A DataFrame or Series. Or a `Job` whose results are DataFrames, or `nbmr.files`: then the groups are
+        those of all its partitions together, and the workers read them; the rows don't come to this process.
     by
         What pandas takes: a column's label, several, a Series, an array, a dict, a function of the index, or
-        a `pd.Grouper`. The kernel evaluates it.
+        a `pd.Grouper`. The kernel evaluates it. Over a job or files, no Series or array, whose rows would
+        have to be here; what isn't a label makes one worker do all of it.
     partitions
         How many tasks at most; None chooses by rows and groups. A group whose rows go to a function is never
         parted.
@@ -254,9 +256,10 @@ def groupby(
     Raises
     ------
     KeyError, ValueError, TypeError
-        As pandas does, if the keys don't fit the frame. Nothing is sent then.
+        As pandas does, if the keys don't fit the frame. Nothing is sent then. Over a job or files, workers
+        see that, so the verbs raise it.
     ConfigError
-        If `df` isn't a frame, or an option is unknown.
+        If `df` can't be grouped, or an option is unknown.
 
     Examples
     --------
@@ -265,16 +268,11 @@ def groupby(
     >>> nbmr.groupby(flights, "carrier").apply(fit_a_model)  # doctest: +SKIP
     """
     __tracebackhide__ = True
-
-    def run(*args: Any, **given: Any) -> Any:
-        __tracebackhide__ = True
-        return client(progress=progress).map(*args, **given)
-
     jobs = {
         "partitions": partitions, "queue": queue, "retries": retries, "timeout": timeout,
         "progress": progress, "name": name,
     }  # fmt: skip
-    return grouped(df, by, options | jobs, run)
+    return groups_of(df, by, options | jobs, lambda: client(progress=progress))
 
 
 def map_reduce(

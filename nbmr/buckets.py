@@ -225,26 +225,37 @@ class Bucket:
         held
             How many bytes of encoded rows a piece should have at most. A key that has more is a piece.
         """
-        nbytes, empty = self.nbytes, self.empty
-        if nbytes <= held or empty is None:
+        if (nbytes := self.nbytes) <= held or self.empty is None:
             if (frame := self.frame()) is not None:
                 yield frame
             return
-        types = typed(empty[by], empty[by])
+        piece_of, ends = self._cut(by, held / nbytes)
+        for piece in range(int(piece_of.max()) + 1):
+            yield self.joined(self._chosen(piece_of == piece, ends))
+
+    def numbered_pieces(self, by: list[Any], held: int) -> Iterator[tuple[Any, Any]]:
+        """Yield the same, each with the numbers of its rows: see `rows`."""
+        rows = self.rows()
+        if (nbytes := self.nbytes) <= held or self.empty is None:
+            if (frame := self.frame()) is not None:
+                yield frame, rows
+            return
+        piece_of, ends = self._cut(by, held / nbytes)
+        for piece in range(int(piece_of.max()) + 1):
+            yield self.joined(self._chosen(piece_of == piece, ends)), rows[piece_of == piece]
+
+    def _cut(self, by: list[Any], share: float) -> tuple[Any, Any]:
+        """Return the piece that each row is for, and where the partitions' rows end."""
         keys = []
+        types = self.empty[by]
         for place, frame in self.frames():
             keys.append(typed(frame[by], types).copy())
             del frame
             self.parts[place].release()
-        lengths = [len(part) for part in keys]
+        ends = np.cumsum([0, *map(len, keys)])
         codes = pd.concat(keys).groupby(by, sort=False, observed=True, dropna=False).ngroup().to_numpy()
-        del keys
-        most = max(int(held / nbytes * len(codes)), 1)
-        sizes = np.bincount(codes)
-        piece_of = _pieces_of(sizes, most)[codes]
-        ends = np.cumsum([0, *lengths])
-        for piece in range(int(piece_of.max()) + 1):
-            yield self.joined(self._chosen(piece_of == piece, ends))
+        most = max(int(share * len(codes)), 1)
+        return _pieces_of(np.bincount(codes), most)[codes], ends
 
     def _chosen(self, wanted: Any, ends: Any) -> Iterator[Any]:
         """Yield those of the partitions' rows that are wanted."""

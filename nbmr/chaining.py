@@ -162,7 +162,36 @@ class JobSource(Source):
         return self.job.gave_frames or self.of_frame
 
 
-class ShuffleSource(JobSource):
+class TogetherSource(JobSource):
+    """All results of a job as one unit, a list; and one task.
+
+    Parameters
+    ----------
+    job
+        Whose results.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.units = 1
+        self._given: list[tuple[int, dict[str, Any]]] = []
+
+    def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
+        if outcome.count:
+            self._given.append((outcome.start, self._reference(number, outcome, 0, outcome.count)))
+        yield from ()
+
+    def _rest(self) -> Iterator[Task]:
+        check_map_tasks(len(self._given))
+        results = tuple(reference for _, reference in sorted(self._given, key=lambda given: given[0]))
+        for number in range(self.units or 0):
+            yield Task(number, [], results=results, together=True)
+
+    def _gives_frames(self) -> bool:
+        return False
+
+
+class ShuffleSource(TogetherSource):
     """The buckets that all results of a job hold: one task, and one unit, for each bucket, of all results.
 
     Parameters
@@ -177,20 +206,6 @@ class ShuffleSource(JobSource):
         super().__init__(job)
         self.units = count
         self.about = {"shuffled": job.log.told | {"buckets": count}}
-        self._given: list[tuple[int, dict[str, Any]]] = []
-
-    def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
-        self._given.append((outcome.start, self._reference(number, outcome, 0, outcome.count)))
-        yield from ()
-
-    def _rest(self) -> Iterator[Task]:
-        check_map_tasks(len(self._given))
-        results = tuple(reference for _, reference in sorted(self._given, key=lambda given: given[0]))
-        for bucket in range(self.units or 0):
-            yield Task(bucket, [], results=results, together=True)
-
-    def _gives_frames(self) -> bool:
-        return False
 
 
 def check_map_tasks(count: int) -> None:
@@ -203,7 +218,7 @@ def check_map_tasks(count: int) -> None:
     """
     if count > MOST_MAP_TASKS:
         raise ConfigError(
-            f"map_reduce can read from {MOST_MAP_TASKS:,} map tasks at most, and here there are {count:,}:"
+            f"A reduce task can read from {MOST_MAP_TASKS:,} map tasks at most, and here there are {count:,}:"
             " one for each file, or for each task of the job that is its data. Use larger files, or fewer"
             " partitions."
         )

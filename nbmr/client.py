@@ -24,6 +24,28 @@ from nbmr.reading import Read
 from nbmr.session import Session
 
 
+def groups_of(data: Any, by: Any, options: dict[str, Any], client: Callable[[], Client]) -> GroupBy:
+    """Group data, for verbs that work on workers.
+
+    Parameters
+    ----------
+    data, by, options
+        As for `nbmr.groupby`.
+    client
+        Returns the client that does the work, when there is some.
+    """
+    if isinstance(data, Job | Files):
+        from nbmr import jobgroups  # noqa: PLC0415 - it imports pandas
+
+        return jobgroups.grouped(data, by, options, client)
+
+    def run(*args: Any, **given: Any) -> Any:
+        __tracebackhide__ = True
+        return client().map(*args, **given)
+
+    return grouped(data, by, options, run)
+
+
 class Client(Session):
     """A connection to one broker, with the same verbs as the module.
 
@@ -118,7 +140,7 @@ class Client(Session):
     def groupby(self, df: Any, by: Any = None, **options: Any) -> GroupBy:
         """Group a frame, for verbs that work on workers; see `nbmr.groupby`."""
         __tracebackhide__ = True
-        return grouped(df, by, options, self.map)
+        return groups_of(df, by, options, lambda: self)
 
     def map_reduce(
         self,

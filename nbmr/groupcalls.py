@@ -139,8 +139,8 @@ class Replay:
     def next(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Return what stands for the spec's next function."""
         tasks = [task[self._number] for task in self._recorded]
-        if self._merge is _by_column and any(made[-1][0] == _REFUSED[0] for made in tasks if made):
-            raise OutOfStep  # how many calls are lacking isn't known
+        if self._merge is _by_column and refused(tasks):
+            raise OutOfStep
         merged = self._merge(tasks, self._groups)
         self._number += 1
         queues = {key: iter(values) for key, values in merged.items()}
@@ -162,6 +162,11 @@ class Replay:
         """Raise if pandas has not asked for all that was computed."""
         if any(next(left, None) is not None for left in self._left):
             raise OutOfStep
+
+
+def refused(recorded: list[list[Entry]]) -> bool:
+    """Whether pandas has refused what came of a task's calls: then how many are lacking isn't known."""
+    return any(made[-1][0] == _REFUSED[0] for made in recorded if made)
 
 
 def in_turn(results: list[Any]) -> tuple[Callable[..., Any], Callable[[], None]]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from nbmr import frames
 from nbmr.errors import ConfigError
 from nbmr.tasks import is_frame
-
-if TYPE_CHECKING:
-    from nbmr.groupwork import Groupwork
 
 
 #: What is pandas' business, and what is the jobs'; pandas has its own defaults.
@@ -31,7 +28,7 @@ class GroupBy:
     Parameters
     ----------
     work
-        What does the work.
+        What does the work: a `Groupwork`, or a `Jobwork`.
 
     Examples
     --------
@@ -40,7 +37,7 @@ class GroupBy:
     >>> nbmr.groupby(flights, "carrier").apply(fit_a_model)  # doctest: +SKIP
     """
 
-    def __init__(self, work: Groupwork) -> None:
+    def __init__(self, work: Any) -> None:
         self._work = work
 
     def __getitem__(self, selection: Any) -> Self:
@@ -296,17 +293,27 @@ def grouped(df: Any, by: Any, options: dict[str, Any], run: Callable[..., Any]) 
     """
     if not is_frame(df):
         raise ConfigError(
-            f"nbmr.groupby needs a DataFrame or Series; got {type(df).__name__}. For other data, use"
-            " nbmr.map_reduce, or make a frame of it."
+            f"nbmr.groupby needs a DataFrame, a Series, a job or nbmr.files(…); got {type(df).__name__}. For"
+            " other data, use nbmr.map_reduce, or make a frame of it."
         )
+    pandas, jobs = check_options(options)
+    from nbmr.groupwork import Groupwork  # noqa: PLC0415 - pandas and numpy load then
+
+    return GroupBy(Groupwork(df.groupby(by, **pandas), ..., run, jobs))
+
+
+def check_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return pandas' options, and those of jobs.
+
+    Raises
+    ------
+    ConfigError
+        If there are others.
+    """
     for name in options.keys() - {*_PANDAS, *_JOBS}:
         near = difflib.get_close_matches(name, (*_PANDAS, *_JOBS), 1)
         raise ConfigError(
             f"{name}=… is no option of groupby{f'; did you mean {near[0]}=…?' if near else '.'}"
         )
-    from nbmr.groupwork import Groupwork  # noqa: PLC0415 - pandas and numpy load then
-
     frames.check_partitions(options.get("partitions"))
-    made = df.groupby(by, **{name: options[name] for name in _PANDAS if name in options})
-    jobs = {name: options[name] for name in _JOBS if name in options}
-    return GroupBy(Groupwork(made, ..., run, jobs))
+    return tuple({name: options[name] for name in names if name in options} for names in (_PANDAS, _JOBS))  # type: ignore[return-value]

@@ -20,11 +20,9 @@ from nbmr.grouping import PANDAS_3, Grouping, row_cuts, small
 from nbmr.partials import Want
 
 #: Transforms that look at one group at a time, by name.
-_TRANSFORMS = {
+NAMED_TRANSFORMS = {
     "cumsum", "cumprod", "cummin", "cummax", "rank", "shift", "diff", "pct_change", "ffill", "bfill",
 }  # fmt: skip
-#: Aggregations that work on columns of Python objects whatever these are.
-_OF_OBJECTS = ("count", spec.SIZE, "nunique")
 
 
 class Groupwork:
@@ -94,7 +92,7 @@ class Groupwork:
         __tracebackhide__ = True
         if self._alone() or not _plain(kwargs):
             return self.entire("transform", (fn, *args), kwargs)
-        if isinstance(fn, str) and (fn in _TRANSFORMS or fn in partials.REDUCTIONS):
+        if isinstance(fn, str) and (fn in NAMED_TRANSFORMS or fn in partials.REDUCTIONS):
             return self._named_transform(fn, args, kwargs)
         if not callable(fn):
             return self.entire("transform", (fn, *args), kwargs)
@@ -107,9 +105,7 @@ class Groupwork:
             return self.entire("agg", (func, *args), kwargs)
         if groupcalls.has_functions(func, kwargs):
             return self._recorded("agg", func, args, kwargs)
-        wants = None
-        if not args and (func is None or not kwargs):
-            wants = spec.wanted(func, kwargs, self._rows)
+        wants = spec.of_verb("agg", (func, *args), kwargs, self._rows)
         if wants is None:
             return self.entire("agg", (func, *args), kwargs)
         return self._reduced(wants, "agg", (func,), kwargs)
@@ -119,7 +115,7 @@ class Groupwork:
         __tracebackhide__ = True
         wants = None
         if not self._alone() and _plain(kwargs):
-            wants = spec.by_name(how, args, kwargs, self._rows)
+            wants = spec.of_verb(how, args, kwargs, self._rows)
         if wants is None:
             return self.entire(how, args, kwargs)
         return self._reduced(wants, how, args, kwargs)
@@ -208,7 +204,7 @@ class Groupwork:
             or not grouping.complete
             or (grouping.categorical and not PANDAS_3)  # where categories without rows change the type
             or not _unique(rows)
-            or any(map(_odd, _dtypes(rows)))
+            or any(map(partials.odd, _dtypes(rows)))
         ):
             return self.entire("transform", (how, *args), kwargs)
         tasks = [task for task in grouping.split(rows, self._partitions) if len(task.data)]
@@ -226,32 +222,22 @@ class Groupwork:
         """Aggregate columns on workers, and put them where pandas puts them in a sample's result."""
         __tracebackhide__ = True
         rows = self._rows.to_frame() if self._rows.ndim == 1 else self._rows
-        dtypes = list(rows.dtypes)
-        if kwargs.get("numeric_only") is True and verb != "agg":
-            wants = [want for want in wants if pd.api.types.is_numeric_dtype(dtypes[want.column])]
         sample = None
-        if (
-            self._rows_in_groups
-            and wants
-            and all(want.how in _OF_OBJECTS or not _odd(dtypes[want.column]) for want in wants)
-        ):
+        if self._rows_in_groups and (wants or verb == partials.SIZE) and partials.known(wants, rows):
             sample = self.grouping.sample(self.whole, self.selection)
         if sample is None:
             return self.entire(verb, args, kwargs)
         frame = getattr(sample, verb)(*args, **kwargs)
-        computed = [want for want in dict.fromkeys(wants) if want.how != spec.SIZE]
-        given = (
-            ((), {}) if verb == "agg" else (args, {k: v for k, v in kwargs.items() if k != "numeric_only"})
-        )
-        if all(partials.decomposable(dtypes[want.column], want.how) for want in computed) and not (
-            given[0] or given[1].keys() - {"ddof"}
-        ):
+        computed, given = partials.computed(wants), partials.given(verb, args, kwargs)
+        if partials.separable(wants, rows, verb, args, kwargs):
             values = self._by_parts(computed, rows, verb, given[1].get("ddof", 1))
         else:
             values = self._by_groups(computed, rows, verb, *given)
         known = dict(zip(computed, values, strict=True))
         sizes = pd.Series(self.grouping.sizes, dtype=np.int64)
         columns = [known.get(want, sizes[sizes > 0]) for want in wants]
+        if verb == partials.SIZE:
+            columns = [sizes[sizes > 0]]
         keys = 0 if self.whole.as_index else self.grouping.keys
         filled = spec.filled(frame, columns, self.grouping.count, keys)
         return self.entire(verb, args, kwargs) if filled is None else filled
@@ -298,11 +284,6 @@ def _plain(kwargs: dict[str, Any]) -> bool:
 def _of_pandas(error: TaskError) -> BaseException:
     """Return what pandas said where no function of the user's was called."""
     return error.__cause__ or error
-
-
-def _odd(dtype: Any) -> bool:
-    """Whether what pandas makes of such values depends on the values."""
-    return isinstance(dtype, np.dtype) and dtype.kind in "OcV"
 
 
 def _dtypes(rows: Any) -> list[Any]:

@@ -101,6 +101,55 @@ def decomposable(dtype: Any, how: str) -> bool:
     return False
 
 
+#: The size, which needs no column; and aggregations that work on Python objects, whatever these are.
+SIZE = "size"
+_OF_OBJECTS = ("count", SIZE, "nunique")
+
+
+def computed(wants: list[Want]) -> list[Want]:
+    """Return what is to be computed: all but sizes, each once."""
+    return [want for want in dict.fromkeys(wants) if want.how != SIZE]
+
+
+def known(wants: list[Want], rows: Any) -> bool:
+    """Whether what pandas makes of these columns doesn't depend on their values."""
+    dtypes = list(rows.dtypes)
+    return all(want.how in _OF_OBJECTS or not odd(dtypes[want.column]) for want in wants)
+
+
+def odd(dtype: Any) -> bool:
+    """Whether what pandas makes of such values depends on the values."""
+    return isinstance(dtype, np.dtype) and dtype.kind in "OcV"
+
+
+def given(verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of each column's aggregation."""
+    if verb == "agg":
+        return (), {}
+    return args, {name: value for name, value in kwargs.items() if name != "numeric_only"}
+
+
+def separable(wants: list[Want], rows: Any, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether all of it can be combined from parts of groups.
+
+    Parameters
+    ----------
+    wants
+        The columns of the result.
+    rows
+        The DataFrame that is aggregated.
+    verb, args, kwargs
+        The verb of pandas' groupby.
+    """
+    dtypes = list(rows.dtypes)
+    values, names = given(verb, args, kwargs)
+    return (
+        known(wants, rows)
+        and not (values or names.keys() - {"ddof"})
+        and all(decomposable(dtypes[want.column], want.how) for want in computed(wants))
+    )
+
+
 @dataclass(frozen=True)
 class Partial:
     """What a task does with a `Slice`: the parts that the wanted columns need.

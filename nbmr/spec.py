@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
 from nbmr.grouping import PANDAS_3
-from nbmr.partials import REDUCTIONS, Want
+from nbmr.partials import REDUCTIONS, SIZE, Want
 
-#: Name of the size of a group, which needs no column.
-SIZE = "size"
+
+def of_verb(verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Any) -> list[Want] | None:
+    """Return what a verb of pandas' groupby means for each column, or None where only pandas knows.
+
+    Parameters
+    ----------
+    verb, args, kwargs
+        ``"agg"`` with a spec, or the name of an aggregation; and its arguments.
+    rows
+        The DataFrame or Series that is aggregated.
+    """
+    if verb == SIZE:
+        return []
+    if verb == "agg":
+        func = args[0] if args else None
+        plain = len(args) <= 1 and (func is None or not kwargs)
+        return wanted(func, kwargs, rows) if plain else None
+    wants = by_name(verb, args, kwargs, rows)
+    if wants is not None and kwargs.get("numeric_only") is True:
+        dtypes = [rows.dtype] if rows.ndim == 1 else list(rows.dtypes)
+        wants = [want for want in wants if pd.api.types.is_numeric_dtype(dtypes[want.column])]
+    return wants
 
 
 def by_name(how: str, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Any) -> list[Want] | None:
@@ -52,6 +73,21 @@ def wanted(func: Any, kwargs: dict[str, Any], rows: Any) -> list[Want] | None:
     if not pairs or not all(isinstance(how, str) and how in allowed for _, how in pairs):
         return None
     return [Want(int(column), how) for column, how in pairs]
+
+
+def hows(func: Any, kwargs: dict[str, Any]) -> Iterator[Any]:
+    """Yield the aggregations of a spec, or of a named aggregation: names and functions."""
+    if func is None:
+        for value in kwargs.values():
+            yield value.aggfunc if hasattr(value, "aggfunc") else value[1] if _is_pair(value) else value
+    elif isinstance(func, dict | pd.Series):
+        for value in func.values():  # type: ignore[operator, unused-ignore]
+            yield from hows(value, {})
+    elif isinstance(func, list | tuple):
+        for value in func:
+            yield value[1] if _is_pair(value) else value
+    else:
+        yield func
 
 
 def _of_series(func: Any, kwargs: dict[str, Any]) -> list[tuple[int, Any]] | None:
