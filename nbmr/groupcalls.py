@@ -227,12 +227,12 @@ def _replaced(spec: Any, put: Callable[[Any], Any]) -> Any:
         other = copy.copy(spec)
         object.__setattr__(other, "aggfunc", _replaced(spec.aggfunc, put))
         return other
-    if callable(spec) and not _is_pandas_own(spec):
+    if callable(spec) and not is_pandas_own(spec):
         return put(spec)
     return spec
 
 
-def _is_pandas_own(fn: Any) -> bool:
+def is_pandas_own(fn: Any) -> bool:
     """Whether pandas 2 takes this function for one of its own methods, as `sum` for ``"sum"``."""
     table = getattr(getattr(pd, "core").common, "_cython_table", {})  # noqa: B009 - it is not in the stubs
     try:

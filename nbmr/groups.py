@@ -10,7 +10,6 @@ from nbmr import frames
 from nbmr.errors import ConfigError
 from nbmr.tasks import is_frame
 
-
 #: What is pandas' business, and what is the jobs'; pandas has its own defaults.
 _PANDAS = ("level", "sort", "dropna", "observed", "as_index", "group_keys")
 _JOBS = ("partitions", "queue", "retries", "timeout", "progress", "name")

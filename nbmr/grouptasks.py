@@ -61,14 +61,20 @@ class Grouped:
                 f"nbmr.groupby groups DataFrames by their columns, and number {unit.number()} of the data is"
                 f" a {type(part).__name__}."
             )
-        for label in self.labels:
-            if label not in part.columns and label in part.index.names:
+        for label in self.lacking(part, self.labels):
+            if label in part.index.names:
                 raise ValueError(
                     f"{label!r} is a level of the index. Over a job or files, rows are grouped by columns:"
                     " make it one by reset_index() in the job."
                 )
-        self.selected(self.whole(part.iloc[:0]))  # or pandas says what is wrong
         return part
+
+    def lacking(self, part: Any, labels: list[Any] | None = None) -> list[Any]:
+        """Return the columns that are asked for, and that a partition lacks: others may have them."""
+        if labels is None:
+            chosen = self.selection
+            labels = [*self.labels, *(chosen if isinstance(chosen, list) else [chosen] * (chosen is not ...))]
+        return [label for label in labels if label not in part.columns]
 
 
 @dataclass
@@ -87,6 +93,8 @@ class Table:
     found: Any = None
     #: Where the rows of each group stand in the input, where all results are indexed as their groups.
     rows: list[Any] = field(default_factory=list)
+    #: Whether nothing could be done, since the partition lacks columns.
+    lacking: bool = False
 
 
 def _table(frame: Any, grouping: Grouping, rows: Any = None) -> Table:
@@ -127,6 +135,8 @@ class Parts:
         sample = frame.iloc[:1]
         if self.empty is not None:
             frame = buckets.typed(frame, self.empty)
+        elif self.how.lacking(frame):
+            return Table(None, (), (), sample, lacking=True)
         whole = self.how.whole(frame, sort=False, observed=True)
         table = _table(frame, Grouping(whole))
         table.sample = sample
@@ -134,9 +144,10 @@ class Parts:
         rows = _columns(self.how.selected(whole)._obj_with_exclusions)  # noqa: SLF001 - what pandas aggregates
         wants = spec.of_verb(self.verb, self.args, self.kwargs, rows)
         if wants is not None and partials.separable(wants, rows, self.verb, self.args, self.kwargs):
+            wants = partials.computed(wants)
             columns = {want.column: _plain(rows.iloc[:, want.column]) for want in wants}
             table.found = {}
-            if wants:
+            if wants and len(table.sizes):
                 codes = Grouping(whole).codes
                 table.found = partials.Partial(wants)(partials.Slice(codes, columns))
         return table
@@ -175,7 +186,11 @@ class ToBuckets:
             unit.tell({"mapped": 0, "rows": 0, "bytes": 0, "keys": {}})
             return None
         frame = self.how.checked(part)
-        keys = frame[self.how.labels]
+        keys = (
+            frame.reindex(columns=self.how.labels)
+            if self.how.lacking(frame, self.how.labels)
+            else frame[self.how.labels]
+        )
         kept, numbers = frame, None
         if not self.every:
             there = keys.notna().all(axis=1).to_numpy()
@@ -330,10 +345,12 @@ class Transformed:
     kwargs: dict[str, Any]
 
     def __call__(self, how: Grouped, frame: Any, rows: Any) -> Table:
-        """Return the transformed rows."""
+        """Return the transformed rows; nothing where there is no group."""
         whole = how.whole(frame)
-        out = how.selected(whole).transform(self.fn, *self.args, **self.kwargs)
-        return Table(frame.iloc[:, :0], rows, Grouping(whole).sizes, found=out)
+        table = Table(frame.iloc[:, :0], rows, Grouping(whole).sizes)
+        if np.sum(table.sizes):
+            table.found = how.selected(whole).transform(self.fn, *self.args, **self.kwargs)
+        return table
 
 
 @dataclass(frozen=True)

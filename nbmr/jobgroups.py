@@ -208,7 +208,8 @@ class Jobwork:
         hows = list(spec.hows(func, kwargs))
         if not groupcalls.has_functions(func, kwargs):
             return self._aggregated("agg", (func, *args), kwargs, hows)
-        if not self._parted(kwargs) or any(isinstance(how, str) for how in hows):
+        by_name = any(isinstance(how, str) or groupcalls.is_pandas_own(how) for how in hows)
+        if by_name or not self._parted(kwargs):  # pandas computes names where it has all rows
             return self.entire("agg", (func, *args), kwargs)
         told = self._told(self._shuffled(grouptasks.Called(func, args, kwargs), "agg", func))
         if not told.complete:
@@ -265,14 +266,15 @@ class Jobwork:
         if not self._parted(kwargs) or not known:
             return self.entire("transform", (fn, *args), kwargs)
         tables = self._shuffled(grouptasks.Transformed(fn, args, kwargs), "transform", fn, every=True)
+        some = [table for table in tables if table.found is not None]
+        if not some:
+            return self.entire("transform", (fn, *args), kwargs)
         order = np.concatenate([table.order for table in tables])
         places = np.argsort(order)
         index = pd.concat([table.firsts for table in tables]).index.take(places)
-        # where all keys are missing, what pandas fills in depends on the type that the others come to
-        some = [table for table in tables if np.sum(table.sizes)] or tables[:1]
         out = pd.concat([table.found for table in some])
         out.index = pd.Index(np.searchsorted(order[places], np.concatenate([table.order for table in some])))
-        out = out.reindex(np.arange(len(order)))
+        out = out.reindex(np.arange(len(order)))  # fills in rows whose keys are missing
         out.index = index
         return out
 
@@ -309,10 +311,13 @@ class Jobwork:
     def _aggregated(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], hows: list[Any]) -> Any:
         """Aggregate by names: from parts of groups if that can be, or else from whole groups."""
         __tracebackhide__ = True
-        if not self._parted(kwargs):
+        known = all(isinstance(how, str) and how in (*partials.REDUCTIONS, partials.SIZE) for how in hows)
+        if verb != "agg":
+            known = spec.of_verb(verb, args, kwargs, pd.Series(dtype=float)) is not None
+        if not known or not self._parted(kwargs):
             return self.entire(verb, args, kwargs)
         told = None
-        if all(isinstance(how, str) and (how in partials.PARTS or how == partials.SIZE) for how in hows):
+        if all(how in partials.PARTS or how == partials.SIZE for how in hows):
             told = self._by_parts(verb, args, kwargs)
         if told is None:
             told = self._told(self._shuffled(grouptasks.Wholes(verb, args, kwargs), verb))
@@ -336,7 +341,7 @@ class Jobwork:
             if not tables:
                 raise ConfigError(_NOTHING)
             samples = [table.sample for table in tables]
-            if not all(_alike(sample, samples[0]) for sample in samples):
+            if any(table.lacking or not _alike(table.sample, samples[0]) for table in tables):
                 # the types that they have together are known only now
                 work = grouptasks.Parts(self.how, verb, args, kwargs, pd.concat(samples).iloc[:0])
                 tables = [table for table in self._run.map(work, _label(verb, None)) if table is not None]
@@ -421,7 +426,7 @@ class Told:
     def combined(self, wants: list[partials.Want], ddof: int) -> list[Any]:
         """Return a Series for each wanted column, indexed by the numbers of the groups."""
         pairs = [pair for pair in zip(self.codes, self.tables, strict=True) if len(pair[1].sizes)]
-        if isinstance(self.tables[0].values, dict):
+        if isinstance(self.tables[0].found, dict):
             parts = [
                 {key: value.set_axis(numbers[value.index]) for key, value in table.found.items()}
                 for numbers, table in pairs

@@ -99,13 +99,14 @@ def frame(rows, seed=0):
     text = np.array(["aa", "b", "c", None], dtype=object)
     return pd.DataFrame(
         {
-            "k": rng.choice(text, rows),
+            "k": pd.array(rng.choice(text, rows), dtype="str"),
             "c": pd.Categorical.from_codes(rng.integers(0, 3, rows), list("zyxw")),
             "n": rng.integers(0, 9, rows),
             "f": np.where(rng.random(rows) < 0.2, np.nan, rng.normal(1e6, 1, rows)),
             "x": rng.normal(size=rows),
             "i": rng.integers(-(2**53), 2**53, rows),
-            "t": pd.Timestamp("2024", tz="Europe/Berlin") + pd.to_timedelta(rng.integers(0, 2**20, rows), "s"),
+            "t": pd.Timestamp("2024", tz="Europe/Berlin")
+            + pd.to_timedelta(rng.integers(0, 2**20, rows), "s"),
             "s": pd.array(rng.choice(text, rows), dtype="str"),
             "b": rng.random(rows) < 0.5,
             "q": pd.array(rng.integers(0, 5, rows), dtype="Int64"),
@@ -145,7 +146,8 @@ VERBS = {
     "list": lambda g: g["x"].agg(["sum", "std", "size"]),
     "dict": lambda g: g.agg({"x": ["sum", "median"], "i": "max"}),
     "named": lambda g: g.agg(rows=("x", "size"), most=("i", "max")),
-    "functions": lambda g: g.agg({"x": lambda x: x.max() - x.min(), "i": [len, max]}),
+    "functions": lambda g: g.agg({"x": lambda x: x.max() - x.min(), "i": [len, np.ptp]}),
+    "functions that pandas knows": lambda g: g.agg({"x": lambda x: x.iloc[0], "i": [len, max]}),
     "a function": lambda g: g["x"].agg(lambda x: x.iloc[0]),
     "a function of all": lambda g: g[["x", "i"]].agg(lambda x: x.iloc[-1]),
     "mixed": lambda g: g.agg(top=("x", lambda x: x.nlargest(2).min()), mean=("x", "mean")),
@@ -174,17 +176,19 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("by", BYS)
-@pytest.mark.parametrize("parts", PARTS)
-def test_the_same_as_pandas(parts, by, verb):
-    keys, options = BYS[by]
-    same(PARTS[parts], keys, VERBS[verb], **options)
+def test_the_same_as_pandas(verb):
+    """Each verb with some of the data and keys, in turn: all together take minutes."""
+    place = list(VERBS).index(verb)
+    for number in range(4):
+        parts = list(PARTS.values())[(place + 2 * number) % len(PARTS)]
+        keys, options = list(BYS.values())[(3 * place + number) % len(BYS)]
+        same(parts, keys, VERBS[verb], **options)
 
 
 @pytest.mark.parametrize(
     ("verb", "ways"),
     [
-        ("mean", ["Parts"]),
+        ("count", ["Parts"]),
         ("named", ["Parts"]),
         ("size", ["Parts"]),
         ("column", ["Parts"]),
@@ -241,12 +245,11 @@ def test_what_is_not_a_frame():
 
 def test_what_is_left_out():
     """A job's function may give nothing for a partition."""
-    for verb in ("mean", "median", "apply rows", "transform", "quantiles"):
-        groups, _ = over([None, PARTS["like"][0], None, PARTS["like"][1]], "n")
-        want = VERBS[verb](pd.concat(PARTS["like"][:2])[["n", "x", "s"]].groupby("n")["x"]) if verb == "mean" else None
-        got = outcome(lambda verb=verb, groups=groups: VERBS[verb](groups["x"] if verb == "mean" else groups[["x", "s"]] if verb == "apply rows" else groups["x"]) if verb in ("mean", "apply rows") else VERBS[verb](groups))
-        if want is not None:
-            assert_series_equal(got, want)
+    parts = PARTS["like"][:2]
+    for verb in ("column", "functions", "apply rows", "transform", "quantiles"):
+        groups, _ = over([None, parts[0], None, parts[1]], "n")
+        want, got = VERBS[verb](pd.concat(parts).groupby("n")), VERBS[verb](groups)
+        (assert_frame_equal if want.ndim > 1 else assert_series_equal)(got, want, rtol=1e-12)
 
 
 def test_what_makes_no_sense_over_a_job():
@@ -255,7 +258,7 @@ def test_what_makes_no_sense_over_a_job():
 
     files = Files(["/nowhere.csv"], Read(None, {}))
     for by in (pd.Series([1, 2]), np.array([1, 2]), ["a", pd.Index([1, 2])]):
-        with pytest.raises(ConfigError, match="add a column|Add"):
+        with pytest.raises(ConfigError, match="Add a column"):
             grouped(files, by, {}, lambda: None)
     with pytest.raises(ConfigError, match="did you mean sort"):
         grouped(files, "k", {"sorte": False}, lambda: None)
@@ -275,7 +278,9 @@ def test_what_makes_no_sense_over_a_job():
     assert bool(groups)
 
 
-VALUES = st.integers(-3, 3) | st.floats(width=16, allow_nan=True) | st.none() | st.sampled_from(["a", "b", ""])
+VALUES = (
+    st.integers(-3, 3) | st.floats(width=16, allow_nan=True) | st.none() | st.sampled_from(["a", "b", ""])
+)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -287,7 +292,12 @@ VALUES = st.integers(-3, 3) | st.floats(width=16, allow_nan=True) | st.none() | 
     verb=st.sampled_from(["sum", "median", "apply a scalar", "transform", "filter a column", "a function"]),
 )
 def test_any_keys(keys, dropna, sort, count, verb):
-    parts = [
-        pd.DataFrame({"k": pd.Series(key, dtype=object), "x": np.arange(len(key)) / 7}) for key in keys
-    ]
-    same(parts, "k", lambda g: VERBS[verb](g["x"] if verb in ("sum", "median") else g), count, dropna=dropna, sort=sort)
+    parts = [pd.DataFrame({"k": pd.Series(key, dtype=object), "x": np.arange(len(key)) / 7}) for key in keys]
+    same(
+        parts,
+        "k",
+        lambda g: VERBS[verb](g["x"] if verb in ("sum", "median") else g),
+        count,
+        dropna=dropna,
+        sort=sort,
+    )
