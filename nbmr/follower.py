@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from nbmr.panel import FAILURES, LIVE_LINES
 from nbmr.printed import Output
+from nbmr.stages import large_key, stages
 from nbmr.state import State, WorkerRow
 
 if TYPE_CHECKING:
@@ -63,7 +64,10 @@ class Observer:
         self._output = job.printed.latest(LIVE_LINES, self._output)
         if ended or time.monotonic() - self._crew_at >= CREW_SECONDS:
             self._crew, self._crew_at = self._read_crew(ended=ended), time.monotonic()
+        about, told = job.log.about.get("shuffled", {}), job.log.told
         return State(
+            stages=stages(about, told),
+            note=large_key(about, told),
             name=job.name or f"job {job.id}",
             status=status,
             done=progress.done,

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nbmr.buckets import key_text
+
 #: Tasks that groups are dealt out to, and that rows are cut into, at most.
 MOST_TASKS = 64
 #: Fewest tasks that rows are cut into, and rows that a task should have.
@@ -147,6 +149,20 @@ class Grouping:
                 )
             )  # fmt: skip
         return tasks
+
+    def dealt(self, tasks: list[Any]) -> dict[str, Any]:
+        """Say how many rows and bytes tasks have, and which group has very many: see `nbmr.stages`."""
+        if not tasks or not all(isinstance(task, Groups) for task in tasks):
+            return {}
+        rows, largest = int(self.sizes.sum()), int(self.sizes.argmax())
+        least = rows * min(2 / len(tasks), 0.5)
+        large = {key_text(list(self.names)[largest]): int(self.sizes[largest])}
+        return {
+            "rows": rows,
+            "bytes": sum(task.nbytes for task in tasks),
+            "buckets": len(tasks),
+            "keys": large if self.sizes[largest] > max(least, rows / 8) else {},
+        }
 
     def sample(self, whole: Any, selection: Any = ...) -> Any:
         """Return a groupby of the same keys and options over one row of each group, or None.

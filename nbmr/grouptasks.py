@@ -140,7 +140,7 @@ class Parts:
         whole = self.how.whole(frame, sort=False, observed=True)
         table = _table(frame, Grouping(whole))
         table.sample = sample
-        unit.tell({"mapped": len(frame), "rows": len(table.sizes), "bytes": 0, "keys": {}})
+        unit.tell({"mapped": len(frame)})
         rows = _columns(self.how.selected(whole)._obj_with_exclusions)  # noqa: SLF001 - what pandas aggregates
         wants = spec.of_verb(self.verb, self.args, self.kwargs, rows)
         if wants is not None and partials.separable(wants, rows, self.verb, self.args, self.kwargs):

@@ -18,6 +18,7 @@ from nbmr import groupcalls, partials, spec
 from nbmr.errors import ConfigError, TaskError
 from nbmr.grouping import PANDAS_3, Grouping, row_cuts, small
 from nbmr.partials import Want
+from nbmr.tasks import Units
 
 #: Transforms that look at one group at a time, by name.
 NAMED_TRANSFORMS = {
@@ -155,7 +156,9 @@ class Groupwork:
         options = {name: value for name, value in self._options.items() if name != "partitions"}
         if options.get("name") is None:
             options["name"] = verb if not callable(what) else f"{verb} {groupcalls.name_of(what)}"
-        results: list[Any] = self._run(items, fn, partitions=len(items), gather="list", **options)
+        own = isinstance(fn, groupcalls.EachGroup | groupcalls.Recorded)
+        units = Units(items, {"shuffled": self.grouping.dealt(items)} if own else {})
+        results: list[Any] = self._run(units, fn, partitions=len(items), gather="list", **options)
         return results
 
     def _in_turn(

@@ -8,6 +8,7 @@ delivered twice counts once.
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -324,7 +325,10 @@ class JobLog:
         self.done += fields["count"] - len(failures)
         self.failed += len(failures)
         self._work_seconds += fields.get("seconds", 0.0)
-        add(self.told, fields.get("told", {}))
+        if "told" in fields:
+            told = copy.deepcopy(self.told)  # another object, since views read the one that there is
+            add(told, fields["told"])
+            self.told = told
         deaths = self._deaths.get(entry.task, [])
         for unit, why in failures.items():
             story = [story for about, story in deaths if about in (None, unit)]

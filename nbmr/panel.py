@@ -9,7 +9,7 @@ from __future__ import annotations
 from nbmr import html
 from nbmr.failures import Failure
 from nbmr.printed import Output
-from nbmr.state import State, WorkerRow, facts, more, title
+from nbmr.state import State, WorkerRow, facts, flow, more, title
 
 #: How many workers and failures have a row.
 WORKERS, FAILURES = 20, 20
@@ -49,7 +49,7 @@ def head(state: State) -> str:
         f'<span style="{color}">{html.escape(state.status)}</span></div>'
         f"{_bar(state)}"
         f'<div style="{_FAINT}">{html.escape(" · ".join(facts(state)))}</div>'
-        f"{_hint(state.hint)}"
+        f"{_flow(state)}{_hint(state.note)}{_hint(state.hint)}"
     )
 
 
@@ -177,6 +177,11 @@ def _cell(name: str, *, bold: bool = False) -> str:
         f"text-overflow:ellipsis;border:0;border-bottom:1px solid {html.LINE[0]};"
         f"border-bottom-color:{html.LINE[1]}"
     )
+
+
+def _flow(state: State) -> str:
+    said = flow(state)
+    return f'<div style="{_FAINT}">{html.escape(said)}</div>' if said else ""
 
 
 def _hint(hint: str) -> str:

@@ -15,7 +15,7 @@ from nbmr.errors import ConfigError
 from nbmr.follower import Follower, View
 from nbmr.panel import FAILURES
 from nbmr.printed import Output, OutputLine
-from nbmr.state import State, facts, more, title
+from nbmr.state import State, facts, flow, more, title
 
 if TYPE_CHECKING:
     from nbmr.job import Job
@@ -222,9 +222,10 @@ class Bar:
 
     def update(self, state: State) -> None:
         """Show a later state."""
-        if state.hint not in self._said:
-            self._said.add(state.hint)
-            self._write(html.plain(state.hint))
+        for said in (state.note, state.hint):
+            if said not in self._said:
+                self._said.add(said)
+                self._write(html.plain(said))
         for failure in state.failures[self._failures :]:
             self._write(html.plain(title(failure)))
         self._failures = len(state.failures)
@@ -234,6 +235,8 @@ class Bar:
     def finish(self, state: State) -> None:
         """Show the last state, and leave it there."""
         self.update(state)
+        if said := flow(state):
+            self._write(html.plain(said))
         if state.failed > self._failures >= FAILURES:
             self._write(f"and {more(state.failed - self._failures, 'failure')}")
         self._bar.close()

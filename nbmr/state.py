@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from nbmr import html
 from nbmr.failures import Failure
 from nbmr.printed import Output
+from nbmr.stages import Stage
+from nbmr.stages import text as stage_text
 
 _ENDED = ("done", "failed", "cancelled")
 #: How many failures, and lines of output, the text of a job has.
@@ -60,6 +62,10 @@ class State:
     rejected: int = 0
     #: What keeps the job from going on; empty if nothing does.
     hint: str = ""
+    #: Map, shuffle and reduce, as far as it has these.
+    stages: tuple[Stage, ...] = ()
+    #: What there is to know about its data; empty for nothing.
+    note: str = ""
     #: The first failures, as they happened; `failed` says how many there are.
     failures: tuple[Failure, ...] = ()
     crew: tuple[WorkerRow, ...] = ()
@@ -100,6 +106,11 @@ def facts(state: State) -> list[str]:
     return [fact for fact in said if fact]
 
 
+def flow(state: State) -> str:
+    """Say how many rows and bytes went through each stage; empty where there are no stages."""
+    return " · ".join(stage_text(stage) for stage in state.stages)
+
+
 def title(failure: Failure) -> str:
     """Say in one line what failed, and where.
 
@@ -136,8 +147,7 @@ def text(state: State) -> str:
     'clean: done, 4 of 4, in 2.0 s, 2.0/s, 1 worker'
     """
     lines = [f"{html.plain(state.name)}: {', '.join([state.status, *facts(state)])}"]
-    if state.hint:
-        lines.append(f"  {html.plain(state.hint)}")
+    lines += [f"  {html.plain(said)}" for said in (flow(state), state.note, state.hint) if said]
     shown = state.failures[:_FAILURES]
     lines += [f"  {html.plain(title(failure))}" for failure in shown]
     if state.failed > len(shown) > 0:

@@ -19,6 +19,7 @@ from nbmr.errors import ConfigError
 
 JOB = """
 import sys, time
+from types import SimpleNamespace
 from nbmr.failures import Failure
 from nbmr.standing import Progress
 from nbmr.printed import Printed
@@ -28,7 +29,7 @@ class Job:
     id, name, status, hint, rejected, done, total, failures = "4f2a", "clean", "running", "", 0, 0, 40, []
     workers = frozenset(["one", "two"])
     began, followers, printed, total = time.monotonic(), set(), Printed(), 40
-    roster, crew = list, dict
+    roster, crew, log = list, dict, SimpleNamespace(about={}, told={})
 
     def print(self, *lines):
         self.printed.add(3, "w", "".join(f"{line}\\n" for line in lines))
