@@ -18,6 +18,7 @@ from nbmr.folding import Fold, Later
 from nbmr.groups import GroupBy, grouped
 from nbmr.job import Job
 from nbmr.mapping import Map, Reduce
+from nbmr.outcome import warn_of
 from nbmr.placed import Answer, answers, raise_failure
 from nbmr.progress import awaiting, follow
 from nbmr.reading import Read
@@ -219,6 +220,9 @@ class Client(Session):
                 try:
                     job.wait()
                     job.raise_why_it_failed()
+                    for first in job.sources:
+                        if first.failures:  # of a job that goes on without these
+                            warn_of(first.failures, first.progress.total, first.name or first.id)
                 finally:
                     job.keep_inputs()
             source = ShuffleSource(job, count)

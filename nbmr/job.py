@@ -183,9 +183,20 @@ class Job:
             If nothing will make it go on.
         """
         self.while_waiting()
-        self._hint = self._look(self)
+        self._hint = self._look(self) or self._waits_for()
         for job in (self, *self.sources):
             job.stay()
+
+    def _waits_for(self) -> str:
+        """Say which job's results it waits for, if it has nothing else to do."""
+        if self._log.sealed or self.progress.running:
+            return ""
+        for job in self.sources:
+            if not job.log.ended:
+                known = job.progress
+                total = "" if known.total is None else f" of {known.total:,}"
+                return f"It waits for the results of job {job.name or job.id}: {known.done:,}{total} done."
+        return ""
 
     def stay(self) -> None:
         """Note in its log, now and then, that somebody still wants it: or else a worker will delete it."""

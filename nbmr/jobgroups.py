@@ -109,6 +109,13 @@ class _Runner:
             source, options["partitions"] = [data.later()], 1
         return self._client().map(source, grouptasks.Together(how, verb, args, kwargs, read), **options)[0]
 
+    def reason(self, error: TaskError) -> BaseException:
+        """Return what pandas said, where no function of the user's was called, and the data could be read."""
+        if isinstance(self._data, Job) and self._data.failures:
+            return error
+        cause = error.__cause__
+        return error if cause is None or isinstance(cause, OSError | ImportError) else cause
+
 
 _NOTHING = "There is nothing to group: the data has no DataFrame."
 
@@ -287,7 +294,7 @@ class Jobwork:
         except TaskError as error:
             if groupcalls.has_functions(first, kwargs):
                 raise
-            raise _of_pandas(error) from error
+            raise self._run.reason(error) from error
 
     # ---------------------------------------------------------------- ways
 
@@ -306,7 +313,7 @@ class Jobwork:
         except TaskError as error:
             if callable(what) or groupcalls.has_functions(what, {}):
                 raise
-            raise _of_pandas(error) from error
+            raise self._run.reason(error) from error
 
     def _aggregated(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], hows: list[Any]) -> Any:
         """Aggregate by names: from parts of groups if that can be, or else from whole groups."""
@@ -346,7 +353,7 @@ class Jobwork:
                 work = grouptasks.Parts(self.how, verb, args, kwargs, pd.concat(samples).iloc[:0])
                 tables = [table for table in self._run.map(work, _label(verb, None)) if table is not None]
         except TaskError as error:
-            raise _of_pandas(error) from error
+            raise self._run.reason(error) from error
         if not all(table.found is not None for table in tables):
             return None
         for place, table in enumerate(tables):
@@ -494,8 +501,3 @@ def _check(fn: Any) -> None:
 
 def _label(verb: str, what: Any) -> str:
     return f"{verb} {groupcalls.name_of(what)}" if callable(what) else verb
-
-
-def _of_pandas(error: TaskError) -> BaseException:
-    """Return what pandas said where no function of the user's was called."""
-    return error.__cause__ or error
