@@ -13,7 +13,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import nbmr
-from nbmr import node
+from nbmr import chaining, node
 from nbmr.node import connection_file
 
 pytestmark = pytest.mark.slow
@@ -160,6 +160,58 @@ def test_its_server_is_killed_under_a_map_reduce(client, moment, tmp_path):
     killer.join()
     expected = data.groupby("k").apply(lambda g: pd.Series({"n": len(g), "order": hash(tuple(g["x"]))}))
     assert_frame_equal(out, expected)
+
+
+@pytest.mark.parametrize("data", ["map_reduce", "files", "job"])
+def test_its_server_is_killed_between_map_and_reduce(client, data, tmp_path, monkeypatch):
+    """When all rows are in their buckets, and before any of them was read."""
+    frame = pd.DataFrame({"k": [n % 7 for n in range(2_000)], "x": range(2_000)})
+    killed = []
+
+    def kill_first(job, count, source=chaining.ShuffleSource):
+        killed.append(connection_file.read().node_pid)
+        kill(killed[0])
+        return source(job, count)
+
+    def summary(group):
+        return pd.Series({"n": len(group), "order": hash(tuple(group["x"]))})
+
+    monkeypatch.setattr("nbmr.client.ShuffleSource", kill_first)
+    if data == "map_reduce":
+        out = client.map_reduce(
+            frame, lambda part: part, summary, "k", partitions=5, reducers=3, progress=False
+        )
+    elif data == "files":
+        for number in range(4):
+            frame.iloc[500 * number : 500 * (number + 1)].to_csv(tmp_path / f"{number}.csv", index=False)
+        files = nbmr.files(f"{tmp_path}/*.csv")
+        out = client.groupby(files, "k", progress=False).apply(summary)
+    else:
+        job = client.submit(frame, lambda part: part, partitions=5)
+        out = client.groupby(job, "k", progress=False).apply(summary)
+        job.forget()
+    assert len(killed) == 1
+    assert_frame_equal(out, frame.groupby("k").apply(summary))
+
+
+def test_its_server_is_killed_under_a_groupby(client, eventually, tmp_path):
+    frame = pd.DataFrame({"k": [n % 40 for n in range(2_000)], "x": range(2_000)})
+    reached = tmp_path / "reached"
+
+    def summary(group):
+        reached.touch()
+        time.sleep(0.05)
+        return pd.Series({"n": len(group), "order": hash(tuple(group["x"]))})
+
+    def kill_then():
+        eventually(reached.exists, 60)
+        kill(connection_file.read().node_pid)
+
+    killer = threading.Thread(target=kill_then)
+    killer.start()
+    out = client.groupby(frame, "k", progress=False).apply(summary)
+    killer.join()
+    assert_frame_equal(out, frame.groupby("k").apply(summary))
 
 
 def test_a_hung_server_without_a_keeper_is_replaced(client, eventually):
