@@ -18,10 +18,12 @@ import numpy as np
 import pandas as pd
 
 from nbmr import codec
-from nbmr.hashing import bucket_of
+from nbmr.hashing import bucket_of, piece_of
 
 #: Bytes of encoded rows from which on a bucket is read in pieces.
-HELD_BYTES = 128 << 20
+HELD_BYTES = 64 << 20
+#: Most pieces that a bucket is read in.
+_MOST_PIECES = 1_000
 #: Keys that a map task tells of, at most, and the longest text of one.
 _TOLD, _TEXT = 8, 60
 
@@ -223,45 +225,38 @@ class Bucket:
         by
             The key columns.
         held
-            How many bytes of encoded rows a piece should have at most. A key that has more is a piece.
+            How many bytes of encoded rows a piece should have; one with a large key has more.
         """
-        if (nbytes := self.nbytes) <= held or self.empty is None:
-            if (frame := self.frame()) is not None:
-                yield frame
-            return
-        piece_of, ends = self._cut(by, held / nbytes)
-        for piece in range(int(piece_of.max()) + 1):
-            yield self.joined(self._chosen(piece_of == piece, ends))
+        for frame, _ in self._pieces(by, held):
+            yield frame
 
     def numbered_pieces(self, by: list[Any], held: int) -> Iterator[tuple[Any, Any]]:
         """Yield the same, each with the numbers of its rows: see `rows`."""
         rows = self.rows()
-        if (nbytes := self.nbytes) <= held or self.empty is None:
-            if (frame := self.frame()) is not None:
-                yield frame, rows
-            return
-        piece_of, ends = self._cut(by, held / nbytes)
-        for piece in range(int(piece_of.max()) + 1):
-            yield self.joined(self._chosen(piece_of == piece, ends)), rows[piece_of == piece]
+        for frame, chosen in self._pieces(by, held):
+            yield frame, rows if chosen is None else rows[chosen]
 
-    def _cut(self, by: list[Any], share: float) -> tuple[Any, Any]:
-        """Return the piece that each row is for, and where the partitions' rows end."""
-        keys = []
-        types = self.empty[by]
+    def _pieces(self, by: list[Any], held: int) -> Iterator[tuple[Any, Any]]:
+        """Yield pieces, each with which of all rows they are; None for all."""
+        pieces = min(-(-self.nbytes // max(held, 1)), _MOST_PIECES)
+        if pieces <= 1 or self.empty is None:
+            if (frame := self.frame()) is not None:
+                yield frame, None
+            return
+        count, found = len(self.parts[0].encoded), []
         for place, frame in self.frames():
-            keys.append(typed(frame[by], types).copy())
+            found.append(piece_of(frame.reindex(columns=by), count, pieces))
             del frame
             self.parts[place].release()
-        ends = np.cumsum([0, *map(len, keys)])
-        codes = pd.concat(keys).groupby(by, sort=False, observed=True, dropna=False).ngroup().to_numpy()
-        most = max(int(share * len(codes)), 1)
-        return _pieces_of(np.bincount(codes), most)[codes], ends
+        for piece in range(pieces):
+            chosen = [numbers == piece for numbers in found]
+            yield self.joined(self._chosen(chosen)), np.concatenate(chosen)
 
-    def _chosen(self, wanted: Any, ends: Any) -> Iterator[Any]:
-        """Yield those of the partitions' rows that are wanted."""
-        for (place, frame), (start, stop) in zip(self.frames(), itertools.pairwise(ends), strict=True):
-            if (chosen := np.flatnonzero(wanted[start:stop])).size:
-                yield frame.take(chosen)
+    def _chosen(self, chosen: list[Any]) -> Iterator[Any]:
+        """Yield those of the partitions' rows that are chosen."""
+        for (place, frame), wanted in zip(self.frames(), chosen, strict=True):
+            if wanted.any():
+                yield frame.take(np.flatnonzero(wanted))
             del frame
             self.parts[place].release()
 
@@ -307,15 +302,3 @@ def typed(frame: Any, empty: Any) -> Any:
     out = pd.DataFrame(columns, index=frame.index)
     out.columns = empty.columns
     return out
-
-
-def _pieces_of(sizes: Any, most: int) -> Any:
-    """Return the piece of each group, in turn: as many groups in one as have so many rows."""
-    pieces = np.zeros(len(sizes), np.int64)
-    held = piece = 0
-    for group, size in enumerate(sizes.tolist()):
-        if held and held + size > most:
-            piece, held = piece + 1, 0
-        pieces[group] = piece
-        held += size
-    return pieces

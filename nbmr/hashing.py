@@ -39,6 +39,23 @@ def bucket_of(keys: Any, count: int) -> Any:
     >>> list(bucket_of(pd.DataFrame({"k": [1.0, 2.0]}), 8)) == list(bucket_of(pd.DataFrame({"k": [1, 2]}), 8))
     True
     """
+    return (_hash(keys) % np.uint64(count)).astype("int64")
+
+
+def piece_of(keys: Any, count: int, pieces: int) -> Any:
+    """Return the piece of its bucket that each row belongs to, the same for equal keys.
+
+    Parameters
+    ----------
+    keys, count
+        As for `bucket_of`.
+    pieces
+        How many pieces a bucket has, at most 65,536.
+    """
+    return (_hash(keys) // np.uint64(count) % np.uint64(pieces)).astype("uint16")
+
+
+def _hash(keys: Any) -> Any:
     hashed = np.zeros(len(keys), "uint64")
     for number in range(keys.shape[1]):
         column = keys.iloc[:, number]
@@ -49,7 +66,7 @@ def bucket_of(keys: Any, count: int) -> Any:
         else:
             found = _hashed(column)
         hashed = hashed * np.uint64(1_000_003) + found
-    return (hashed % np.uint64(count)).astype("int64")
+    return hashed
 
 
 def _hashed(column: Any) -> Any:  # noqa: PLR0911 - a list of cases

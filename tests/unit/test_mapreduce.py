@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import enum
+import os
+import subprocess
+import sys
+import warnings
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -13,6 +19,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal, assert_series_equal
 
 from nbmr import codec, mapreduce, unit
+from nbmr.buckets import Bucket
 from nbmr.errors import ConfigError
 from nbmr.hashing import bucket_of
 from nbmr.mapping import Map, Reduce
@@ -22,7 +29,7 @@ def travel(value):
     return codec.decode([bytearray(part) for part in codec.encode(value)])
 
 
-def run(parts, reducer, by, count=3, mapper=lambda part: part, combiner=None):
+def run(parts, reducer, by, count=3, mapper=lambda part: part, combiner=None, held=None):
     """Map and reduce here, with all that travels pickled."""
     names = mapreduce.check(mapper, reducer, by, combiner, count)
     mapped = [travel(Map(mapper, names, combiner, count, items=False)(part)) for part in parts]
@@ -30,7 +37,7 @@ def run(parts, reducer, by, count=3, mapper=lambda part: part, combiner=None):
     for number in range(count):
         unit.enter(number)
         try:
-            reduced.append(travel(Reduce(reducer, by, count)(mapped)))
+            reduced.append(travel(Reduce(reducer, by, count, combiner, held)(mapped)))
         finally:
             unit.enter(None)
     return mapreduce.gather(reduced, by, names)
@@ -209,3 +216,223 @@ def test_items_are_cut_into_few_partitions(count, lazy):
     assert partitions == len(chunks) <= mapreduce.MOST_PARTITIONS
     assert [item for chunk in chunks for item in chunk] == data
     assert mapreduce.cut([], None)[0] is None
+
+
+# ---------------------------------------------------------------- large buckets
+
+
+@pytest.mark.parametrize("held", [1, 200, 1_000])
+@pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
+def test_a_bucket_in_pieces(keys, held):
+    """As if no more than so many bytes fitted into memory."""
+    parts = parts_of(keys)
+    for reducer in (REDUCERS["series"], REDUCERS["order"]):
+        same(run(parts, reducer, "k", held=held), wanted(parts, reducer, "k"))
+
+
+def test_pieces_have_about_so_many_bytes():
+    rng = np.random.default_rng(0)
+    parts = [pd.DataFrame({"k": rng.integers(0, 1_000, 5_000), "v": range(5_000)}) for _ in range(4)]
+    mapped = [travel(Map(lambda part: part, ["k"], None, 1, items=False)(part)) for part in parts]
+    bucket = Bucket(mapped, [0])
+    pieces = [len(piece) for piece in bucket.pieces(["k"], bucket.nbytes // 10)]
+    assert sum(pieces) == 20_000
+    assert len(pieces) in (10, 11)
+    assert max(pieces) < 4_000
+    rows = [rows for _, rows in Bucket(mapped, [0]).numbered_pieces(["k"], 1 << 30)]
+    assert not rows[0].size  # nobody has asked for numbers
+
+
+@pytest.mark.parametrize("held", [1, 3_000, 1 << 30])
+def test_a_combiner_runs_again_where_a_bucket_is_large(held):
+    parts = [pd.DataFrame({"k": np.arange(60) % 30, "v": range(60)}) for _ in range(20)]
+    calls = []
+
+    def combiner(frame):
+        calls.append(len(frame))
+        return frame.groupby("k", as_index=False).sum()
+
+    seen = []
+
+    def reducer(rows):
+        seen.append(len(rows))
+        return rows.v.sum()
+
+    same(run(parts, reducer, "k", 2, combiner=combiner, held=held), wanted(parts, REDUCERS["scalar"], "k"))
+    again = len(calls) > len(parts)
+    assert again == (held < 1 << 30)
+    # where combined rows are still too many, it is not called for ever, and each key has its rows at once
+    assert max(seen) < 20 if held == 3_000 else max(seen) == 20
+
+
+def test_what_a_combiner_gives_is_checked_there_too():
+    parts = [pd.DataFrame({"k": np.arange(60) % 30, "v": range(60)}) for _ in range(20)]
+    calls = []
+
+    def combiner(frame):
+        calls.append(frame)
+        return frame if len(calls) <= len(parts) else frame.assign(z=1)
+
+    with pytest.raises(ValueError, match="columns that it gets"):
+        run(parts, len, "k", 2, combiner=combiner, held=3_000)
+
+
+def test_types_are_those_of_all_rows_together():
+    """Also in a bucket that has rows of some partitions only, and where partitions differ in their columns."""
+    parts = [
+        pd.DataFrame({"k": [1, 1, 2, 3], "v": [1, 2, 3, 4], "c": pd.Categorical(list("abab"))}),
+        pd.DataFrame({"k": [4.5], "v": [0.5], "c": pd.Categorical(["z"])}),
+        pd.DataFrame({"k": [5, 6], "w": [True, False]}),
+    ]
+    for count in (1, 5):
+        for reducer in (REDUCERS["scalar"], lambda rows: str(rows.dtypes.to_dict()), lambda rows: rows.max()):
+            same(run(parts[:2], reducer, "k", count), wanted(parts[:2], reducer, "k"))
+        reducer = lambda rows: str(rows.dtypes.to_dict())  # noqa: E731
+        same(run([*parts, parts[0][:0]], reducer, "k", count), wanted([*parts, parts[0][:0]], reducer, "k"))
+
+
+class Named(str, enum.Enum):  # noqa: UP042 - its text is not its value
+    A = "a"
+
+
+class Equal:
+    """Equal objects whose texts differ."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __eq__(self, other):
+        return isinstance(other, Equal) and self.number == other.number
+
+    def __hash__(self):
+        return hash(self.number)
+
+    def __lt__(self, other):
+        return self.number < other.number
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [(1, "a"), (1.0, "a"), (True, np.str_("a"))],
+        [1, 1.0, 1 + 0j, np.complex128(1), Fraction(1)],
+        ["a", Named.A],
+        [Equal(1), Equal(1)],
+        [frozenset("abc"), frozenset("cba")],
+        [10**400, decimal.Decimal(10**400)],
+        [pd.Interval(0, 1), pd.Interval(0.0, 1.0)],
+        [b"a", b"a"],
+        [pd.Period("2020-01"), pd.Period("2020-01")],
+        [0.0, -0.0, False],
+    ],
+)
+def test_what_is_equal_shares_a_bucket(values):
+    mixed = pd.DataFrame({"k": pd.Series(values, dtype=object)})
+    alone = [bucket_of(pd.DataFrame({"k": pd.Series([value], dtype=object)}), 997)[0] for value in values]
+    assert len({*bucket_of(mixed, 997), *alone}) == 1
+
+
+@pytest.mark.parametrize(
+    "dtype", ["Int64", "Float32", "boolean", "string", "category", "complex128", "period[D]", "datetime64[s]",
+              "timedelta64[ms]", "Sparse[int]"],
+)  # fmt: skip
+def test_typed_keys_share_a_bucket_with_their_objects(dtype):
+    """A partition of another type may make the column one of objects."""
+    values = pd.Series([1, 0, 1, 1], dtype="int64").astype(dtype)
+    objects = pd.Series(list(values), dtype=object)
+    typed_, plain = (bucket_of(pd.DataFrame({"k": one}), 997) for one in (values, objects))
+    assert list(typed_) == list(plain)
+    assert len(set(typed_)) == 2
+
+
+def test_buckets_do_not_depend_on_the_process():
+    """Python hashes texts otherwise in each."""
+    program = (
+        "import pandas as pd; from nbmr.hashing import bucket_of;"
+        "print(list(bucket_of(pd.DataFrame({'k': pd.Series([frozenset('abc'), ('a', 1), 'x', b'y', 2.5,"
+        " object], dtype=object)}), 997)))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True,
+            text=True, check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }  # fmt: skip
+    assert len(found) == 1
+
+
+KEY = (
+    st.integers(-3, 3)
+    | st.floats(width=16)
+    | st.booleans()
+    | st.sampled_from(["a", "b", ""])
+    | st.none()
+    | st.tuples(st.integers(0, 1), st.sampled_from("ab"))
+)
+COLUMNS = {
+    "int64": st.integers(-3, 3),
+    "float64": st.integers(-3, 3) | st.just(float("nan")),
+    "Int64": st.integers(-3, 3) | st.none(),
+    "boolean": st.booleans() | st.none(),
+    "bool": st.booleans(),
+    "str": st.sampled_from(["a", "b", ""]) | st.none(),
+    "category": st.sampled_from(["a", "b"]) | st.none(),
+    "datetime64[ns, Europe/Berlin]": st.sampled_from([0, 10**18]).map(pd.Timestamp) | st.none(),
+}
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_keys(data):
+    """Partitions whose key columns have types of their own; and keys of several columns."""
+    dtypes = data.draw(st.lists(st.sampled_from(list(COLUMNS)), min_size=1, max_size=3))
+    width = data.draw(st.integers(1, 2))
+    parts, start = [], 0
+    for dtype in dtypes:
+        rows = data.draw(st.integers(0, 6))
+        columns = {
+            f"k{number}": pd.Series(
+                data.draw(st.lists(COLUMNS[dtype], min_size=rows, max_size=rows)), dtype=dtype
+            )
+            for number in range(width)
+        }
+        parts.append(pd.DataFrame(columns).assign(v=range(start, start + rows)))
+        start += rows
+    by = [f"k{number}" for number in range(width)] if width > 1 else "k0"
+    count, held = data.draw(st.integers(1, 4)), data.draw(st.sampled_from([100, 1 << 30]))
+    outcomes = []
+    for way in (
+        lambda: wanted(parts, REDUCERS["order"], by),
+        lambda: run(parts, REDUCERS["order"], by, count, held=held),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                outcomes.append(way())
+            except TypeError as exc:  # they can't be sorted
+                outcomes.append(exc)
+    want, got = outcomes
+    if isinstance(want, TypeError):
+        return
+    if isinstance(got, TypeError):
+        raise got
+    if not len(want):
+        assert not len(got)
+        return
+    assert_series_equal(got, want, check_exact=True)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(parts=st.lists(st.lists(KEY, max_size=6), min_size=1, max_size=3), count=st.integers(1, 4))
+def test_keys_of_any_objects(parts, count):
+    frames = [pd.DataFrame({"k": pd.Series(part, dtype=object), "v": range(len(part))}) for part in parts]
+    try:
+        want = wanted(frames, REDUCERS["order"], "k")
+    except TypeError:  # pandas can't sort them
+        return
+    got = run(frames, REDUCERS["order"], "k", count)
+    if len(want):
+        assert_series_equal(got, want, check_exact=True)
+    else:
+        assert not len(got)
