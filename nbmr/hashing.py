@@ -143,9 +143,10 @@ def _like(value: Any) -> float | str:  # noqa: PLR0911 - a list of cases
 def _like_number(value: Any) -> float | str:
     try:
         # one that is equal to a number without an imaginary part meets it
-        return float(value.real if isinstance(value, numbers.Complex) else value) + 0.0
-    except (TypeError, ValueError, OverflowError, ArithmeticError):  # too large for a float, say
+        found = float(value.real if isinstance(value, numbers.Complex) else value) + 0.0
+    except (TypeError, ValueError, ArithmeticError):  # too large for a float, say
         return _OTHER
+    return found if np.isfinite(found) or isinstance(value, float | np.floating) else _OTHER
 
 
 def _like_tuple(values: tuple[Any, ...]) -> str:
