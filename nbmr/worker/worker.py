@@ -40,7 +40,7 @@ _TRUSTED = 10.0
 _ABANDONED = 60.0
 #: Seconds for which a worker that is to end waits for a broker that is out of reach, or takes nothing.
 GIVE_UP_SECONDS = 30.0
-#: Seconds between two looks for slots that get nothing although tasks wait: twice in a row, and they are deaf.
+#: Seconds between two looks for slots that get nothing although tasks wait: twice, and they are deaf.
 DEAF_SECONDS = 10.0
 #: Seconds that RabbitMQ has to say how many tasks wait.
 COUNT_SECONDS = 2.0

@@ -126,7 +126,8 @@ def test_a_worker_that_rabbitmq_has_forgotten_gets_tasks_again(client, queue, se
             f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"nbmr.tasks.{queue}">>)),'
             " Pid = amqqueue:get_pid(Q),"
             " {ok, {_, Found}, _} = ra:leader_query(Pid, fun rabbit_fifo:query_consumers/1),"
-            " [ra:process_command(Pid, rabbit_fifo:make_checkout(Id, cancel, #{})) || Id <- maps:keys(Found)]."
+            " [ra:process_command(Pid, rabbit_fifo:make_checkout(Id, cancel, #{}))"
+            " || Id <- maps:keys(Found)]."
         )
         eventually(lambda: client._broker.count(topology.task_queue(queue))[1] == 0)
         assert client.map([2], lambda x: x, queue=queue) == [2]
