@@ -317,6 +317,7 @@ class JobLog:
             return
         outcome = self.outcomes[entry.task] = Outcome.read(fields, payload, offset)
         self._order.append(entry.task)
+        self.status = Status.RUNNING  # of a short task nothing else is told
         if self.counts_only:
             outcome.payload = None
         else:
