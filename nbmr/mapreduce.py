@@ -92,6 +92,7 @@ def gather(parts: Sequence[Any], by: Any, names: list[Any]) -> Any:
     by, names
         The key columns, as the user has named them, and as a list.
     """
+    import numpy as np  # noqa: PLC0415 - slow to import
     import pandas as pd  # noqa: PLC0415 - slow to import
 
     there = [part for part in parts if part is not None]
@@ -104,5 +105,10 @@ def gather(parts: Sequence[Any], by: Any, names: list[Any]) -> Any:
     place = object()  # the name of a column that can't be one of the user's
     numbered = keys.set_axis(pd.Index(list(keys.columns), dtype=object), axis=1)
     numbered[place] = range(len(values))
-    groups = numbered.groupby(by, sort=True, observed=True)[[place]]
-    return groups.apply(lambda group: values[group.iloc[0, 0]])
+    groups = numbered.groupby(by, sort=True, observed=True)
+    frames = pd.DataFrame | pd.Series | pd.Index | np.ndarray
+    if any(isinstance(value, frames) for value in values) or all(value is None for value in values):
+        return groups[[place]].apply(lambda group: values[group.iloc[0, 0]])
+    # the same for scalars, without a call for each
+    places = groups[place].first()
+    return pd.Series([values[number] for number in places], index=places.index)

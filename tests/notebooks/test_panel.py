@@ -15,6 +15,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 #: A job that its own thread moves on, while the main thread waits or does something else.
 JOB = """
 import threading, time
+from types import SimpleNamespace
 from nbmr import widgets
 from nbmr.failures import Failure
 from nbmr.standing import Member, Progress
@@ -25,7 +26,7 @@ class Job:
     id, name, status, hint, rejected = "4f2a", "<script>alert(1)</script>", "pending", "", 0
     done, failures = 0, []
     workers = frozenset(["one", "two"])
-    members, roster, cancelled = {}, list, False
+    members, roster, cancelled, log = {}, list, False, SimpleNamespace(about={}, told={})
 
     def __init__(self, total, seconds_each):
         self.total, self.seconds_each = total, seconds_each
