@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import functools
 import itertools
 import secrets
+import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
     from nbmr.failures import Failure
     from nbmr.job import Job
 
-#: Seconds between two looks at what may keep calls from being made.
-_LOOK_SECONDS = 1.0
+#: Seconds between two looks at what may keep calls from being made, and after which it is said.
+_LOOK_SECONDS, _SAY_SECONDS = 1.0, 10.0
 
 _open: weakref.WeakSet[Executor] = weakref.WeakSet()
 
@@ -87,7 +90,11 @@ class Executor(futures.Executor):
         self._lock = threading.Lock()
         self._calls = Calls(singly=timeout is not None)
         self._job: Job | None = None
+        #: Starts the job, and gives each call its outcome.
         self._collector: threading.Thread | None = None
+        self._started: futures.Future[None] = futures.Future()
+        #: What keeps the calls from being made, since when, and whether it was said.
+        self._trouble = ("", 0.0, True)
         self._closed = False
         self._broken: BaseException | None = None
 
@@ -96,7 +103,9 @@ class Executor(futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
         """Have ``fn(*args, **kwargs)`` called on a worker; return its future.
 
-        What can't be pickled is told by the future: a `nbmr.PickleError`.
+        What can't be pickled is told by the future: a `nbmr.PickleError`. The first call starts the job, and
+        what else has to be there. Where an event loop runs in this thread, that isn't waited for, and what
+        goes wrong with it is told by the futures.
 
         Raises
         ------
@@ -104,22 +113,34 @@ class Executor(futures.Executor):
             After `shutdown`.
         BrokenExecutor
             If the initializer failed, or the job was cancelled from elsewhere.
+        NbmrError
+            If the job can't be started: no broker, or a wrong setting.
         """
         call = Call(self)
         with self._lock:
-            if self._broken is not None:
-                raise BrokenExecutor(str(self._broken)) from self._broken
-            if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            if self._job is None:
-                self._job = self._start()
+            self._check()
         try:
             call.encoded = Encoded(codec.encode_function(fn, args, kwargs))
         except NbmrError as exc:
             call.set_exception(exc)
             return call
-        self._calls.put(call)
+        with self._lock:
+            self._check()
+            self._calls.put(call)
+            if self._collector is None:
+                self._collector = threading.Thread(target=self._work, name="nbmr executor", daemon=True)
+                self._collector.start()
+                _open.add(self)
+        if not self._started.done() and not _in_event_loop():
+            self._started.result()
         return call
+
+    def _check(self) -> None:
+        """Raise why no call is taken any more, if so."""
+        if self._broken is not None:
+            raise BrokenExecutor(str(self._broken)) from self._broken
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
 
     def map(
         self,
@@ -181,6 +202,18 @@ class Executor(futures.Executor):
 
     # ---------------------------------------------------------------- its job
 
+    def _work(self) -> None:
+        """Start the job, and give each future what its call gave, until all have it; in a thread."""
+        try:
+            job = self._job = self._start()
+        except BaseException as exc:  # noqa: BLE001 - whoever waits for a call is told
+            self._break(exc)
+            self._started.set_exception(exc)
+            _open.discard(self)
+            return
+        self._started.set_result(None)
+        self._collect(job)
+
     def _start(self) -> Job:
         """Begin the job that all calls are tasks of."""
         client = self._client or api.client(progress=False)
@@ -190,15 +223,10 @@ class Executor(futures.Executor):
         }  # fmt: skip
         job, send = client.start(self._calls, self._fn, (), options)
         job.send_in_background(send)
-        self._collector = threading.Thread(
-            target=self._collect, args=(job,), name="nbmr executor", daemon=True
-        )
-        self._collector.start()
-        _open.add(self)
         return job
 
     def _collect(self, job: Job) -> None:
-        """Give each future what its call gave, until all have it; in a thread of its own."""
+        """Give each future what its call gave, until all have it."""
         try:
             while not self._calls.over:
                 outcomes, failures = job.log.take(_LOOK_SECONDS)
@@ -210,12 +238,22 @@ class Executor(futures.Executor):
                     if job.log.ended:
                         break
                     job.look()
+                    self._say(job.hint if self._calls.unfinished() else "")
         except NbmrError as exc:
             self._break(BrokenExecutor(str(exc)))
         finally:
             self._break(BrokenExecutor(f"The executor's job {job.id} was {job.status} from elsewhere."))
             job.forget()
             _open.discard(self)
+
+    def _say(self, hint: str) -> None:
+        """Say what keeps the calls from being made, once, if it does so for long: nobody shows the job."""
+        known, since, said = self._trouble
+        if hint != known:
+            self._trouble = hint, time.monotonic(), not hint
+        elif not said and time.monotonic() - since > _SAY_SECONDS:
+            self._trouble = hint, since, True
+            print(f"nbmr: {self._name} waits. {hint}", file=sys.stderr)  # noqa: T201 - there is no view
 
     def _settle(self, number: int, value: Any, failure: Failure | None) -> None:
         """Give one future what its call gave."""
@@ -237,11 +275,12 @@ class Executor(futures.Executor):
             else:
                 call.set_result(value)
 
-    def _break(self, error: BrokenExecutor) -> None:
-        """Fail every call that has no outcome, if there is one, and take no more then."""
-        left = self._calls.take_all()
-        if left:
-            self._broken = error
+    def _break(self, error: BaseException) -> None:
+        """Fail every call that has no outcome, if there is one, and take no more."""
+        with self._lock:
+            left = self._calls.take_all()
+            if left or not self._closed:
+                self._broken = self._broken or error
         for call in left:
             with contextlib.suppress(InvalidStateError):
                 call.set_exception(error)
@@ -255,3 +294,12 @@ class Executor(futures.Executor):
     def runs(self, task: int) -> bool:
         """Whether a worker is at a task."""
         return self._job is not None and self._job.log.runs(task)
+
+
+def _in_event_loop() -> bool:
+    """Whether this thread runs an event loop, which must not be kept waiting."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
