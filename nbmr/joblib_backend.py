@@ -9,7 +9,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from joblib.parallel import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase, ThreadingBackend
+from joblib.parallel import (
+    AutoBatchingMixin,
+    FallbackToBackend,
+    ParallelBackendBase,
+    ThreadingBackend,
+    register_parallel_backend,
+)
 
 from nbmr import api, pools, topology, unit
 from nbmr.calls import Calls
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
     from nbmr.client import Client
 
 #: What `joblib.parallel_config` may be given for this backend.
-_OPTIONS = ("queue", "client", "name")
+_OPTIONS = ("queue", "client", "name", "initializer", "initargs")
 
 
 class NbmrBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
@@ -37,6 +43,8 @@ class NbmrBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         Whose workers; the default client's if None.
     name
         What to call the jobs.
+    initializer, initargs
+        Called once in each process of a worker, for each call of a ``Parallel``.
     nesting_level
         Between joblib and its backends.
 
@@ -61,10 +69,15 @@ class NbmrBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         queue: str = "default",
         client: Client | None = None,
         name: str = "joblib",
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
         nesting_level: int | None = None,
     ) -> None:
         super().__init__(nesting_level=nesting_level)
-        self.options: dict[str, Any] = {"queue": topology.check_queue(queue), "client": client, "name": name}
+        self.options: dict[str, Any] = {
+            "queue": topology.check_queue(queue), "client": client, "name": name,
+            "initializer": initializer, "initargs": initargs,
+        }  # fmt: skip
         #: Whose backend this is; None for a pattern.
         self.parallel: Any = None
         self._executor: _Executor | None = None
@@ -179,3 +192,6 @@ class _Executor(Executor):
         self.shutdown(wait=False)
         for call in self._calls.unfinished():
             call.cancel()
+
+
+register_parallel_backend("nbmr", NbmrBackend)  # in place of what has imported this
