@@ -6,6 +6,7 @@ ones are the same. To tell them costs a digest, at some gigabytes a second.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ class Apart:
         self._known: dict[str, dict[str, Any] | None] = {}
         #: Those that lie apart and have come once.
         self._guesses: set[str] = set()
+        self._names = (f"apart{number}" for number in itertools.count())
 
     def split(self, buffers: Sequence[codec.Buffer]) -> tuple[list[dict[str, Any]], list[codec.Buffer]]:
         """Take out of a task's buffers those that lie apart.
@@ -72,6 +74,6 @@ class Apart:
             self._known[digest] = None
             return None
         if lies is None:
-            lies = self._send(f"apart{len(self._known)}", [buffer]) | {"digest": digest}
+            lies = self._send(next(self._names), [buffer]) | {"digest": digest}
             self._known[digest] = lies
         return lies
