@@ -26,11 +26,16 @@ if TYPE_CHECKING:
     from nbmr.client import Client
     from nbmr.failures import Failure
     from nbmr.job import Job
+    from nbmr.outcome import Outcome
 
 #: Seconds between two looks at what may keep calls from being made, and after which it is said.
 _LOOK_SECONDS, _SAY_SECONDS = 1.0, 10.0
 
 _open: weakref.WeakSet[Executor] = weakref.WeakSet()
+#: Set when the main thread has ended: no thread can be started then.
+_ending = threading.Event()
+# As the executors of the standard library do; there is no public way to be told before others clean up.
+threading._register_atexit(_ending.set)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 @atexit.register
@@ -60,6 +65,8 @@ class Executor(futures.Executor):
         Seconds that each call may run; None for no limit.
     name
         What to call its job.
+    max_workers
+        How many calls may be with the workers at once; None for as many as there are workers.
 
     Raises
     ------
@@ -73,6 +80,9 @@ class Executor(futures.Executor):
     8
     """
 
+    #: Bytes from which on what several calls have is sent once; None to send each call by itself.
+    _shares_from: int | None = None
+
     def __init__(
         self,
         queue: str = "default",
@@ -82,13 +92,16 @@ class Executor(futures.Executor):
         initargs: tuple[Any, ...] = (),
         timeout: float | None = None,
         name: str = "executor",
+        max_workers: int | None = None,
     ) -> None:
         if initializer is not None and not callable(initializer):
             raise ConfigError(f"initializer has to be callable; got {type(initializer).__name__}.")
+        if max_workers is not None and max_workers < 1:
+            raise ConfigError("max_workers must be greater than 0.")
         self._queue, self._client, self._name, self._timeout = queue, client, name, timeout
         self._fn = CallEncoded(secrets.token_hex(8), initializer, tuple(initargs))
         self._lock = threading.Lock()
-        self._calls = Calls(singly=timeout is not None)
+        self._calls = Calls(singly=timeout is not None, most=max_workers, shares_from=self._shares_from)
         self._job: Job | None = None
         #: Starts the job, and gives each call its outcome.
         self._collector: threading.Thread | None = None
@@ -141,6 +154,8 @@ class Executor(futures.Executor):
             raise BrokenExecutor(str(self._broken)) from self._broken
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        if _ending.is_set():
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def map(
         self,
@@ -230,13 +245,11 @@ class Executor(futures.Executor):
         try:
             while not self._calls.over:
                 outcomes, failures = job.log.take(_LOOK_SECONDS)
-                for outcome in outcomes:
-                    for unit, value in enumerate(outcome.values(writable=True)):
-                        number = outcome.start + unit
-                        self._settle(number, value, failures.get(number))
-                if not outcomes:
-                    if job.log.ended:
-                        break
+                if outcomes:
+                    self._hand_out(outcomes, failures)
+                elif job.log.ended:
+                    break
+                else:
                     job.look()
                     self._say(job.hint if self._calls.unfinished() else "")
         except NbmrError as exc:
@@ -245,6 +258,14 @@ class Executor(futures.Executor):
             self._break(BrokenExecutor(f"The executor's job {job.id} was {job.status} from elsewhere."))
             job.forget()
             _open.discard(self)
+
+    def _hand_out(self, outcomes: list[Outcome], failures: dict[int, Failure]) -> None:
+        """Give futures what their calls gave; who waits for others keeps no result then."""
+        for outcome in outcomes:
+            values = outcome.values(writable=True)
+            for number in range(outcome.start, outcome.start + len(values)):
+                self._settle(number, values.pop(0), failures.get(number))
+        outcomes.clear()
 
     def _say(self, hint: str) -> None:
         """Say what keeps the calls from being made, once, if it does so for long: nobody shows the job."""

@@ -19,7 +19,6 @@ from joblib.parallel import (
 )
 
 from nbmr import api, pools, topology, unit
-from nbmr.calls import Calls
 from nbmr.executor import Executor
 from nbmr.packing import pack
 
@@ -132,7 +131,7 @@ class NbmrBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     def start_call(self) -> None:
         """Begin a call of the ``Parallel``."""
-        self._executor = _Executor(self.options, self._most, self._shares_from)
+        self._executor = _Executor(self._shares_from, max_workers=self._most, **self.options)
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], None] | None = None) -> Future[Any]:
         """Have a batch run; whatever goes wrong is told by its future.
@@ -177,17 +176,15 @@ class _Executor(Executor):
 
     Parameters
     ----------
-    options
-        Those of the backend.
-    most
-        How many batches may run at once; None for no limit.
     shares_from
-        Bytes from which on an array is sent once; None to send all with their batches.
+        Bytes from which on an argument is sent once; None to send all with their batches.
+    **options
+        As for `nbmr.Executor`.
     """
 
-    def __init__(self, options: dict[str, Any], most: int | None, shares_from: int | None) -> None:
+    def __init__(self, shares_from: int | None, **options: Any) -> None:
+        self._shares_from = shares_from
         super().__init__(**options)
-        self._calls = Calls(singly=False, most=most, shares_from=shares_from)
 
     def abort(self) -> None:
         """Take no more calls, and cancel all, those that run included."""
