@@ -235,9 +235,8 @@ class Slot(threading.Thread):
         if problem:
             body = account.failed("versions", problem)
         else:
-            account.log("started", attempt=attempt)
             try:
-                body = self._run(task, account, attempt)
+                body = self._run(task, account)
             except Stopped as stop:
                 if stop.args[0] == "cancelled":
                     delivery.ack()
@@ -302,7 +301,7 @@ class Slot(threading.Thread):
             self._unsettled -= 1
             self._all_settled.notify_all()
 
-    def _run(self, task: Message, account: Account, attempt: int) -> Body:
+    def _run(self, task: Message, account: Account) -> Body:
         """Have a task run, again if it timed out and may be retried; return the sealed answer.
 
         If the child dies under one of several items, it is that item's failure, not that of its neighbours:
@@ -324,7 +323,6 @@ class Slot(threading.Thread):
                 times, output = deaths[death.unit], self._guard.last_output
                 if times < topology.ATTEMPTS:
                     account.died(death, attempt=times, unit=death.unit)
-                    account.log("started", attempt=attempt)
                     continue
                 why = {"reason": "lost", "summary": _story(times, death), "attempts": times, "output": output}
                 lost[death.unit] = why | {"unit": death.unit}
@@ -354,6 +352,7 @@ class Slot(threading.Thread):
                 fields["timeout"],
                 lambda: self._why_stop(task),
                 account.tell_output,
+                account.begun,
             )
             return account.receive(reply, lost)
         except ResultGone as gone:
