@@ -5,7 +5,6 @@ Large arguments that several batches have are sent once for each call, see `nbmr
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -140,7 +139,7 @@ class NbmrBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         """
         assert self._executor is not None  # noqa: S101 - for the type checker
         try:
-            future = self._executor.submit(func if self._shares_from is None else _packed(func))
+            future = self._executor.submit(func if self._shares_from is None else pack(func))
         except Exception as exc:  # noqa: BLE001 - see above
             future = Future()
             future.set_exception(exc)
@@ -191,13 +190,6 @@ class _Executor(Executor):
         self.shutdown(wait=False)
         for call in self._calls.unfinished():
             call.cancel()
-
-
-def _packed(batch: Any) -> Any:
-    """Return a batch whose lists and tables of objects can be sent once, as its arrays can."""
-    batch = copy.copy(batch)
-    batch.items = pack(batch.items)
-    return batch
 
 
 register_parallel_backend("nbmr", NbmrBackend)  # in place of what has imported this

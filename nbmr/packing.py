@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from nbmr import codec
@@ -11,8 +11,6 @@ from nbmr.tasks import is_frame
 
 #: Items, cells or characters from which on an argument may be large.
 _MANY = 10_000
-#: One of a batch's calls: the function, and its arguments.
-Item = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class Packed:
@@ -40,23 +38,25 @@ def unpack(buffer: codec.Buffer, layout: list[tuple[int, int]]) -> Any:
     return codec.decode(codec.slices(memoryview(buffer), layout))
 
 
-def pack(items: Iterable[Item]) -> list[Item]:
-    """Return a batch's calls with `Packed` in place of each argument that may be large, and is no array.
+def pack(batch: Any) -> Any:
+    """Return a batch with `Packed` in place of each argument that may be large, and is no array.
 
     Parameters
     ----------
-    items
-        The calls. What several of them have stays the same object for all.
+    batch
+        joblib's: its ``items`` are calls. What several of them have stays the same object for all.
     """
     packed: dict[int, Packed] = {}
 
     def one(value: Any) -> Any:
         return packed.setdefault(id(value), Packed(value)) if _may_be_large(value) else value
 
-    return [
+    batch = copy.copy(batch)
+    batch.items = [
         (fn, tuple(map(one, args)), {name: one(value) for name, value in kwargs.items()})
-        for fn, args, kwargs in items
+        for fn, args, kwargs in batch.items
     ]
+    return batch
 
 
 def _may_be_large(value: Any) -> bool:

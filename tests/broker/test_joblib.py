@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -365,6 +366,46 @@ def test_a_limit_of_size_is_joblibs(jobs):
     for most, wanted in ((None, 10), ("1M", 10), ("100K", 1)):
         Parallel(batch_size=1, max_nbytes=most)(delayed(len)(array) for _ in range(10))
         assert jobs[-1].log.bytes_sent // array.nbytes == wanted
+
+
+def test_what_failed_can_be_run_again(client, route):
+    executor = nbmr.Executor(client=client)
+    executor._calls.shares_from = 1_000_000
+
+    def fn(array, number):
+        return int(array.sum()) // number
+
+    array = np.ones(500_000)
+    with executor:
+        calls = [executor.submit(fn, array, number) for number in (1, 0, 2)]
+        assert calls[0].result(PATIENCE) == array.size
+        failure = calls[1].exception(PATIENCE).__cause__.failure
+        with pytest.raises(ZeroDivisionError):
+            failure.replay()
+        assert calls[2].result(PATIENCE) == array.size // 2
+        assert executor._job.log.bytes_sent < 1.5 * array.nbytes
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks the system for open files")
+@pytest.mark.usefixtures("nbmr_backend")
+def test_workers_let_go_of_what_was_shared(client, jobs, eventually):
+    workers = {facts.pid for facts in client.workers_seen()}
+    assert len(workers) == 2
+
+    def held():
+        names = []
+        for pid in workers:
+            for file in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    names.append(str(file.readlink()))
+        return [name for name in names if jobs[0].id in name]
+
+    array = np.full(500_000, 3.25)  # no other test's, which a worker might still hold
+    running = Parallel(return_as="generator", batch_size=1)(delayed(len)(array) for _ in range(4))
+    first, found = next(running), held()
+    assert [first, *running] == [array.size] * 4
+    assert found  # a worker had the file open, in shared memory
+    eventually(lambda: not held(), PATIENCE)
 
 
 # ---------------------------------------------------------------- scikit-learn
