@@ -213,18 +213,16 @@ def test_nested_calls_do_not_wait_for_each_other(client, queue):
     def inner(x, **options):
         return sum(Parallel(**options)(delayed(pow)(x, y) for y in range(3)))
 
+    def with_the_same_workers(x):
+        with joblib.parallel_config(backend="nbmr", queue=queue, n_jobs=2):
+            return inner(x)
+
     wanted = [1 + x + x**2 for x in range(4)]
     with client.workers(1, queue=queue), joblib.parallel_config(backend="nbmr", client=client, queue=queue):
-        for options in (
-            {},
-            {"n_jobs": 2},
-            {"n_jobs": -1, "backend": "nbmr"},
-            {"n_jobs": 2, "backend": "nbmr"},
-        ):
+        for options in ({}, {"n_jobs": 2}, {"n_jobs": -1, "backend": "nbmr"}):
             assert Parallel()(delayed(inner)(x, **options) for x in range(4)) == wanted
-        job = client.submit(range(4), inner, queue=queue, n_jobs=2, backend="nbmr")
-        assert job.result(PATIENCE) == wanted
-        job.forget()
+        assert Parallel()(delayed(with_the_same_workers)(x) for x in range(4)) == wanted
+        assert client.map(range(4), with_the_same_workers, queue=queue, progress=False) == wanted
 
 
 @pytest.mark.usefixtures("nbmr_backend")
