@@ -124,6 +124,20 @@ class Consumer:
 
         self._do(cancel)
 
+    def renew(self) -> None:
+        """Go on with a new subscription, on a channel of its own: this one gives nothing. From any thread."""
+
+        def renew() -> None:
+            deaf = self.channel
+            if self._cancelled or deaf is None:  # over, or about to subscribe again
+                return
+            self.lose()
+            self._again()
+            if deaf.is_open:
+                deaf.close()
+
+        self._do(renew)
+
     def close(self) -> None:
         """Cancel, and give up the channel: what is unacknowledged goes back to the queue. From any thread."""
 

@@ -85,6 +85,8 @@ class Slot(threading.Thread):
         self._number = number
         self._job = ""
         self._running: _Running | None = None
+        #: Since when it has had no delivery, by the monotonic clock; None while it is at one.
+        self._idle_since: float | None = time.monotonic()
         #: How many tasks were done, and how many gave a failure.
         self.done = self.failed = 0
         #: Results that are sent and not confirmed yet.
@@ -111,6 +113,16 @@ class Slot(threading.Thread):
         self._guard.kill()
         with self._all_settled:
             self._all_settled.notify_all()
+
+    def idle_seconds(self) -> float:
+        """Return for how long it has had nothing to do."""
+        since = self._idle_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def renew(self) -> None:
+        """Subscribe to the queue anew: from this subscription nothing comes, although tasks wait."""
+        if self._consumer is not None:
+            self._consumer.renew()
 
     def facts(self) -> dict[str, Any]:
         """Return what it is doing, as a message of kind ``worker`` tells it."""
@@ -200,6 +212,13 @@ class Slot(threading.Thread):
         return item
 
     def _take(self, delivery: Delivery) -> None:
+        self._idle_since = None
+        try:
+            self._deal_with(delivery)
+        finally:
+            self._idle_since = time.monotonic()
+
+    def _deal_with(self, delivery: Delivery) -> None:
         worker = self._worker
         try:
             task = worker.task(delivery)

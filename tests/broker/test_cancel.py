@@ -284,7 +284,8 @@ def run(guard, fn, why_stop):
         "shared": "", "run": "result0",
         "layout": codec.layout(parts),
     }
-    return guard.run(header, codec.pieces(parts), [], None, why_stop, lambda text, dropped: True, lambda: None)
+    pieces = codec.pieces(parts)
+    return guard.run(header, pieces, [], None, why_stop, lambda text, dropped: True, lambda: None)
 
 guard = Guard()
 guard.start()
