@@ -17,7 +17,7 @@ from concurrent import futures
 from concurrent.futures import BrokenExecutor, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
-from nbmr import api, codec
+from nbmr import api, codec, pools
 from nbmr.calling import CallEncoded, Encoded, InitializerFailed, call_each
 from nbmr.calls import Call, Calls
 from nbmr.errors import ConfigError, NbmrError
@@ -99,6 +99,7 @@ class Executor(futures.Executor):
         if max_workers is not None and max_workers < 1:
             raise ConfigError("max_workers must be greater than 0.")
         self._queue, self._client, self._name, self._timeout = queue, client, name, timeout
+        self._most = max_workers
         self._fn = CallEncoded(secrets.token_hex(8), initializer, tuple(initargs))
         self._lock = threading.Lock()
         self._calls = Calls(singly=timeout is not None, most=max_workers, shares_from=self._shares_from)
@@ -156,6 +157,14 @@ class Executor(futures.Executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
         if _ending.is_set():
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    @property
+    def _max_workers(self) -> int:
+        """How many calls run at once: Dask asks for it, since the standard library's executors have it."""
+        if self._most is not None:
+            return self._most
+        client = self._client or api.client(progress=False)
+        return client.slots(self._queue) or pools.cores()
 
     def map(
         self,

@@ -190,6 +190,8 @@ def test_no_more_than_so_many_at_once(client, queue, tmp_path):
 
     log = tmp_path / "log"
     with client.workers(3, queue=queue), nbmr.Executor(queue, client=client, max_workers=2) as executor:
+        assert executor._max_workers == 2  # what Dask asks for
+        assert nbmr.Executor(queue, client=client)._max_workers == 3
         futures = [executor.submit(work, log) for _ in range(12)]
         assert cf.wait(futures, PATIENCE).not_done == set()
         endless = [executor.submit(time.sleep, 1000) for _ in range(2)]

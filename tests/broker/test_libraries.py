@@ -66,6 +66,11 @@ def test_dask_array(executor):
         assert chunked.max().compute() == array.max()
 
 
+def test_dask_bag(executor):
+    bag = pytest.importorskip("dask.bag").from_sequence(range(100), npartitions=7)
+    assert bag.map(lambda x: x**2).sum().compute(scheduler=executor) == sum(x**2 for x in range(100))
+
+
 def test_scipy(executor):
     optimize = pytest.importorskip("scipy.optimize")
     bounds = [(-5.0, 5.0)] * 3
