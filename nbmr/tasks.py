@@ -95,6 +95,8 @@ class Source:
     lazy = False
     #: How many units there are; None while that isn't known.
     units: int | None = None
+    #: Bytes from which on a buffer that several tasks have is sent once; None if none are looked for.
+    shares_from: int | None = None
 
     def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
         """Cut the data into tasks; an iterable is read as they are asked for.
