@@ -55,6 +55,11 @@ def reduce_array(array: Any) -> Reduced:
     return reduced
 
 
+def reduce_memmap(array: Any) -> Reduced:
+    """Reduce an array that lies in a file to its values: the file is not on every worker's machine."""
+    return reduce_array(sys.modules["numpy"].asarray(array))
+
+
 def reduce_code(code: CodeType) -> Reduced:
     """Reduce a code object with its file name, which cloudpickle drops since 3.1.2 (its issue 538).
 
@@ -72,7 +77,7 @@ def rebuild_code(filename: str, make: Callable[..., CodeType], *args: Any) -> Co
 def array_reducers() -> dict[type, Callable[[Any], Reduced]]:
     """Return the dispatch entry for numpy arrays, if numpy is loaded at all."""
     numpy = sys.modules.get("numpy")
-    return {} if numpy is None else {numpy.ndarray: reduce_array}
+    return {} if numpy is None else {numpy.ndarray: reduce_array, numpy.memmap: reduce_memmap}
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types

@@ -97,6 +97,8 @@ class Source:
     units: int | None = None
     #: What its job's log is to say of it from the beginning on; see `nbmr.schema`.
     about: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
+    #: Bytes from which on a buffer that several tasks have is sent once; None if none are looked for.
+    shares_from: int | None = None
 
     def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
         """Cut the data into tasks; an iterable is read as they are asked for.
