@@ -98,11 +98,17 @@ class Map:
         import pandas as pd  # noqa: PLC0415 - slow to import
 
         if not isinstance(frame, pd.DataFrame):
-            raise TypeError(f"{who} has to give a DataFrame; it gave a {type(frame).__name__}.")
+            hint = " Return its .to_pandas()." if hasattr(frame, "to_pandas") else ""
+            raise TypeError(f"{who} has to give a DataFrame of pandas; it gave a {_name(frame)}.{hint}")
         for name in self.by:
             if name not in frame.columns:
                 raise KeyError(f"{who} gave no column {name!r}, by which to reduce: {list(frame.columns)}.")
         return frame
+
+
+def _name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 class Reduce:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nbmr import frames
 from nbmr.errors import ConfigError
-from nbmr.tasks import is_frame
 
 if TYPE_CHECKING:
     from nbmr.groupwork import Groupwork
@@ -294,10 +293,14 @@ def grouped(df: Any, by: Any, options: dict[str, Any], run: Callable[..., Any]) 
     ConfigError
         If `df` isn't a frame, or an option is unknown.
     """
-    if not is_frame(df):
+    library, kind = frames.kind_of(df)
+    if library != "pandas":
+        hint = "For other data, use nbmr.map_reduce, or make a frame of it."
+        if library:
+            hint = f"Pass its {'.collect()' if kind == 'lazy' else ''}.to_pandas()."
         raise ConfigError(
-            f"nbmr.groupby needs a DataFrame or Series; got {type(df).__name__}. For other data, use"
-            " nbmr.map_reduce, or make a frame of it."
+            f"nbmr.groupby is pandas' groupby, and needs a DataFrame or Series of pandas; got"
+            f" {library or 'an object'} {type(df).__name__}. {hint}"
         )
     for name in options.keys() - {*_PANDAS, *_JOBS}:
         near = difflib.get_close_matches(name, (*_PANDAS, *_JOBS), 1)

@@ -127,6 +127,8 @@ _INPUT = {
 #: What may be known besides: results of other jobs are data, and perhaps all of them one unit.
 _DATA = {"layout": layout, "results": _each(_result), "together": _flag}
 
+#: Whose frames a job's data were.
+_library = _one_of("pandas", "polars", "pyarrow")
 _SLOT = {
     "state": _one_of("idle", "running"),
     "job": _text,
@@ -167,12 +169,13 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "on_error": _text,
             "gather": _text,
             "of_frame": _flag,
+            "library": _library,
             "ttl": number,
             "everywhere": _flag,
             "to": _to,
         },
     ),
-    "sealed": ({"tasks": whole, "units": whole}, {"of_frame": _flag}),
+    "sealed": ({"tasks": whole, "units": whole}, {"of_frame": _flag, "library": _library}),
     "sending": ({}, {}),
     "kept": ({}, {"mark": _text}),
     "started": ({"worker": _text, "attempt": whole, "host": _text, "pid": whole}, {}),

@@ -9,7 +9,8 @@ import pytest
 
 from nbmr.errors import ConfigError
 from nbmr.frames import row_bounds, row_labels, take
-from nbmr.frames.partition import PARTITION_BYTES, row_bytes
+from nbmr.frames.library import PARTITION_BYTES
+from nbmr.frames.of_pandas import row_bytes
 
 
 def encoded_size(value):

@@ -164,7 +164,7 @@ def test_nothing_at_all():
 @pytest.mark.parametrize(
     ("mapper", "combiner", "kind", "said"),
     [
-        (lambda _: 5, None, TypeError, "mapper has to give a DataFrame; it gave a int"),
+        (lambda _: 5, None, TypeError, "mapper has to give a DataFrame of pandas; it gave a int"),
         (lambda part: part[["v"]], None, KeyError, "no column 'k'"),
         (lambda part: part, lambda part: part.v, TypeError, "combiner has to give a DataFrame"),
         (lambda part: part, lambda part: part.assign(z=1), ValueError, "columns that it gets"),
