@@ -132,6 +132,7 @@ class Special(pd.DataFrame):
         return Special
 
 
+@pytest.mark.filterwarnings("ignore:Passing a BlockManager to Special:DeprecationWarning")  # by pandas 2.2.0
 def test_take_keeps_type_and_attrs():
     frame = Special({"a": [1, 2, 3]})
     frame.attrs["unit"] = "m"

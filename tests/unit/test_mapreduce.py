@@ -91,7 +91,14 @@ def parts_of(keys):
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
 def test_keys(keys, reducer):
     parts = parts_of(keys)
-    same(run(parts, reducer, "k"), wanted(parts, reducer, "k"))
+    try:
+        expected = wanted(parts, reducer, "k")
+    except ValueError as error:
+        assert pd.__version__ < "3"  # which can't label rows by tuples
+        with pytest.raises(ValueError, match=str(error)):
+            run(parts, reducer, "k")
+    else:
+        same(run(parts, reducer, "k"), expected)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64])
