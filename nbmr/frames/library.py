@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 #: What a type is to its library: what a job's data may be (``"frame"``, ``"series"``); a query that has no
 #: rows yet (``"lazy"``); an array, which is joined only where a frame of the same library was cut; or nothing.
@@ -48,6 +48,9 @@ class Library(Protocol):
 
     def of_values(self, values: list[Any]) -> Any:
         """Make a series of scalars, or raise `UnjoinableError`."""
+
+    def write(self, data: Any, file: BinaryIO, kind: str) -> None:
+        """Write a frame or series to a file that is open for writing, as ``"parquet"`` or ``"csv"``."""
 
     def concat(self, results: list[Any], numbers: list[int]) -> Any:
         """Concatenate those results that have the given numbers: all of one kind.

@@ -5,7 +5,7 @@ What is joined is not copied: the result's chunks are those of the partitions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -63,6 +63,14 @@ class _Arrow:
             return pa.array(values)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise UnjoinableError(str(error)) from error
+
+    def write(self, data: Any, file: BinaryIO, kind: str) -> None:
+        from pyarrow import csv, parquet  # noqa: PLC0415 - they take a while
+
+        if kind == "parquet":
+            parquet.write_table(_table(data), file)
+        else:
+            csv.write_csv(_table(data), file)
 
     def concat(self, results: list[Any], numbers: list[int]) -> Any:
         parts = [results[number] for number in numbers]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import sys
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -58,6 +59,17 @@ class _Pandas:
 
     def of_values(self, values: list[Any]) -> Any:
         return pd.Series(values)
+
+    def write(self, data: Any, file: BinaryIO, kind: str) -> None:
+        if isinstance(data, pd.Series):
+            data = data.to_frame(name="0" if data.name is None else str(data.name))
+        if kind == "parquet":
+            data.to_parquet(file)
+            return
+        index = any(name is not None for name in data.index.names)
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        data.to_csv(text, index=index)
+        text.detach()  # flushes, and leaves the file open
 
     def concat(self, results: list[Any], numbers: list[int]) -> Any:
         return concat(results, numbers)

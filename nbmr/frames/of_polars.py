@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, BinaryIO
 
 import polars as pl
 
@@ -58,6 +58,14 @@ class _Polars:
 
     def of_values(self, values: list[Any]) -> Any:
         return self.of_rows([{"": value} for value in values]).to_series()
+
+    def write(self, data: Any, file: BinaryIO, kind: str) -> None:
+        if isinstance(data, pl.Series):
+            data = data.to_frame()
+        if kind == "parquet":
+            data.write_parquet(file)
+        else:
+            data.write_csv(file)
 
     def concat(self, results: list[Any], numbers: list[int]) -> Any:
         parts = [results[number] for number in numbers]
