@@ -18,7 +18,7 @@ from nbmr.groups import grouped
 from nbmr.reduction import first_level
 from nbmr.tasks import source_of, weight
 
-pl = pytest.importorskip("polars", minversion="1")
+pl = pytest.importorskip("polars", minversion="1.32")
 from polars.testing import assert_frame_equal, assert_series_equal  # noqa: E402
 from polars.testing.parametric import dataframes  # noqa: E402
 
