@@ -18,7 +18,6 @@ from nbmr.tasks import source_of, weight
 pa = pytest.importorskip("pyarrow", minversion="15")
 import pyarrow.compute as pc  # noqa: E402
 
-pytestmark = pytest.mark.slow  # in one of the two passes of continuous integration
 TIMES = [dt.datetime(2026, 3, 29, hour) for hour in (0, 1, 2, 3)] + [None]
 #: One column of every type.
 COLUMNS = {

@@ -22,7 +22,6 @@ pl = pytest.importorskip("polars", minversion="1.32")
 from polars.testing import assert_frame_equal, assert_series_equal  # noqa: E402
 from polars.testing.parametric import dataframes  # noqa: E402
 
-pytestmark = pytest.mark.slow  # in one of the two passes of continuous integration
 TIMES = [dt.datetime(2026, 3, 29, hour) for hour in (0, 1, 2, 3)] + [None]
 #: One column of every type that can travel.
 EVERY = pl.DataFrame(
