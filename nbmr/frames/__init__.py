@@ -1,8 +1,8 @@
 """Frames: cutting a DataFrame or Series into partitions, and gathering results into one.
 
 ``partition`` cuts, ``gather`` holds the rules by which results become one object. ``dispatch`` finds the
-library of a frame: ``of_pandas``, ``of_polars`` and ``of_arrow`` hold what each has of its own, ``concat`` how
-pandas' frames are joined within bounded memory. None of these is imported before it is needed, since
+library of a frame: ``of_pandas``, ``of_polars`` and ``of_arrow`` hold what each has of its own, ``concat``
+how pandas' frames are joined within bounded memory. None of these is imported before it is needed, since
 ``import nbmr`` is fast.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, BinaryIO, Literal, Protocol
 
 #: What a type is to its library: what a job's data may be (``"frame"``, ``"series"``); a query that has no
-#: rows yet (``"lazy"``); an array, which is joined only where a frame of the same library was cut; or nothing.
+#: rows yet (``"lazy"``); an array, which is joined only where a frame of its library was cut; or nothing.
 Kind = Literal["frame", "series", "lazy", "array", ""]
 
 #: Encoded size, in bytes, that a partition should stay under: half of what one message may hold.

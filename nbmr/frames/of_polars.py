@@ -38,7 +38,7 @@ class _Polars:
         return heaviest_stretch(data, self.nbytes)
 
     def nbytes(self, data: Any) -> int:
-        """What polars estimates leaves out the view that each text or binary value has."""
+        # what polars estimates leaves out the view that each text or binary value has
         columns = data.get_columns() if isinstance(data, pl.DataFrame) else [data]
         viewed = sum(column.dtype in (pl.String, pl.Binary) for column in columns)
         return int(data.estimated_size()) + viewed * len(data) * _VIEW_BYTES

@@ -18,7 +18,7 @@ from nbmr.tasks import source_of, weight
 pa = pytest.importorskip("pyarrow", minversion="15")
 import pyarrow.compute as pc  # noqa: E402
 
-TIMES = [dt.datetime(2026, 3, 29, hour) for hour in (0, 1, 2, 3)] + [None]
+TIMES = [dt.datetime(2026, 3, 29, hour) for hour in (0, 1, 2, 3)] + [None]  # noqa: DTZ001 - local times
 #: One column of every type.
 COLUMNS = {
     "int": pa.array([1, None, 3, 4, 5], pa.int8()),
@@ -156,7 +156,7 @@ def test_types_that_disagree_become_a_common_one():
     same(joined, pa.table({"a": [1, None, 2.5], "b": [None, None, 1]}))
     odd = [pa.table({"a": [1]}), pa.table({"a": ["x"]})]
     assert frames.gather(list(odd), of_frame=True) == odd
-    with pytest.raises(GatherError, match="pyarrow can't concatenate .* int64 vs string"):
+    with pytest.raises(GatherError, match=r"pyarrow can't concatenate .* int64 vs string"):
         frames.gather(list(odd), of_frame=True, how="concat")
 
 
@@ -168,7 +168,7 @@ def size(value):
 
 
 def test_partitions_together_are_as_large_as_the_table():
-    words = pa.array(["some text %06d" % number for number in range(100_000)])
+    words = pa.array([f"some text {number:06}" for number in range(100_000)])
     table = pa.table(
         {
             "a": range(100_000), "b": np.arange(100_000.0), "text": words,

@@ -172,7 +172,8 @@ GENERATED = settings(deadline=None, max_examples=60, suppress_health_check=[Heal
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "Float64"])
 @pytest.mark.parametrize(
-    "values", [[np.inf, -np.inf, 1.0, 2.0, 3.0, 0.0], [np.inf, 0.0, 1.0, 1.0, 1.0, 2.0], [0, 1, 2, np.inf, 0, 1]]
+    "values",
+    [[np.inf, -np.inf, 1.0, 2.0, 3.0, 0.0], [np.inf, 0.0, 1.0, 1.0, 1.0, 2.0], [0, 1, 2, np.inf, 0, 1]],
 )
 def test_infinities_that_cancel_out_in_one_part(values, dtype):
     df = pd.DataFrame({"k": "a", "x": pd.array(values, dtype)})

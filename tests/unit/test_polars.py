@@ -22,7 +22,7 @@ pl = pytest.importorskip("polars", minversion="1.32")
 from polars.testing import assert_frame_equal, assert_series_equal  # noqa: E402
 from polars.testing.parametric import dataframes  # noqa: E402
 
-TIMES = [dt.datetime(2026, 3, 29, hour) for hour in (0, 1, 2, 3)] + [None]
+TIMES = [dt.datetime(2026, 3, 29, hour) for hour in (0, 1, 2, 3)] + [None]  # noqa: DTZ001 - local times
 #: One column of every type that can travel.
 EVERY = pl.DataFrame(
     {
@@ -151,7 +151,7 @@ def test_numbers_do_not_silently_become_text():
         return part.select(x=pl.col("int") if part.height == 3 else pl.col("text"))
 
     assert [part.height for part in mapped(EVERY, odd, 2)] == [3, 2]
-    with pytest.raises(GatherError, match="polars can't .* column 'x' is Int64 in one .* String in another"):
+    with pytest.raises(GatherError, match=r"polars can't .* 'x' is Int64 in one .* String in another"):
         mapped(EVERY, odd, 2, how="concat")
     nested = [pl.DataFrame({"x": [[{"a": 1}]]}), pl.DataFrame({"x": [[{"a": "1"}]]})]
     assert isinstance(frames.gather(list(nested), of_frame=True), list)
@@ -176,14 +176,14 @@ def test_rows_and_scalars_of_polars_data_are_gathered_where_polars_was_not_used(
 
 def test_a_frame_of_pandas_may_give_polars():
     frame = pd.DataFrame({"a": range(6)})
-    assert_frame_equal(mapped(frame, lambda part: pl.from_pandas(part), 3), pl.from_pandas(frame))
+    assert_frame_equal(mapped(frame, pl.from_pandas, 3), pl.from_pandas(frame))
 
 
 # ---------------------------------------------------------------- what travels
 
 
 def test_partitions_together_are_as_large_as_the_frame():
-    texts = pl.Series(["some text %06d" % number for number in range(200_000)])
+    texts = pl.Series([f"some text {number:06}" for number in range(200_000)])
     frame = pl.DataFrame({"a": range(200_000), "b": np.arange(200_000.0), "text": texts})
     whole = sum(memoryview(part).nbytes for part in codec.encode(frame))
     source = source_of(frame, 16, 2)

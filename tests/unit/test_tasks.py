@@ -12,7 +12,6 @@ from pandas.testing import assert_frame_equal
 from nbmr.codec import decode
 from nbmr.errors import ConfigError, PickleError
 from nbmr.frames import is_frame
-
 from nbmr.tasks import Call, source_of
 
 
