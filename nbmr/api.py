@@ -87,11 +87,11 @@ def map(  # noqa: A001 - the name that users expect
     Parameters
     ----------
     data
-        A DataFrame or Series (of pandas or polars), or a table or record batch of Arrow: `fn` gets a partition,
-        some of its rows, of the same type. Or a list, range or any iterable: `fn` gets an item. An iterable is
-        read as the work goes on. Or files, from `nbmr.files`: `fn` gets what one holds. Or a `Job`: `fn` gets
-        what each partition or item came to, read by the workers from that job's log as it arrives; what failed
-        there is left out.
+        A DataFrame or Series (of pandas or polars), or a table or record batch of Arrow: `fn` gets a
+        partition, some of its rows, of the same type. Or a list, range or any iterable: `fn` gets an item. An
+        iterable is read as the work goes on. Or files, from `nbmr.files`: `fn` gets what one holds. Or a
+        `Job`: `fn` gets what each partition or item came to, read by the workers from that job's log as it
+        arrives; what failed there is left out.
     fn
         Any callable: a lambda, a closure, a function from a cell or a module. It is never called on data that
         isn't in `data`.
@@ -110,8 +110,9 @@ def map(  # noqa: A001 - the name that users expect
         ``"raise"``: the first failure ends the job. ``"keep"``: the rest is finished; failures are warned
         about, left out of a frame, and stand as `Failure` in a list.
     gather
-        ``"auto"``: DataFrames, Series and tables are concatenated in order, by their own library; from a frame,
-        one dict a partition makes one row, one scalar a partition a Series; anything else is a list in order. ``"list"``: always a list.
+        ``"auto"``: DataFrames, Series and tables are concatenated in order, by their own library; from a
+        frame, one dict a partition makes one row, one scalar a partition a Series; anything else is a list in
+        order. ``"list"``: always a list.
         ``"concat"``: concatenate, or complain.
     progress
         Whether to show progress.
