@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from nbmr.broker import NotFound
 from nbmr.errors import BrokerError, JobCancelled, JobNotFound, JobTimeout
 from nbmr.failures import Failure, Failures
 from nbmr.filelist import Files
+from nbmr.hearing import Hearing
 from nbmr.inputs import Inputs
 from nbmr.joblog import JobLog
 from nbmr.outcome import values_of, warn_of
@@ -90,6 +91,7 @@ class Job:
         log.inputs = self._inputs = Inputs(broker, signer, log.job)
         #: Whether its tasks are lost.
         self.stall = Stall(log, broker, signer)
+        self._hearing = Hearing(self._note, self._read_on)
 
     @property
     def id(self) -> str:
@@ -183,6 +185,8 @@ class Job:
         """
         self.while_waiting()
         self._hint = self._look(self)
+        if not self._broker.trouble and not self._log.ended:
+            self._hearing.check(self._log.read_at)
         for job in (self, *self.sources):
             job.stay()
 
@@ -193,8 +197,12 @@ class Job:
         heard = self._log.heard_at
         if heard and time.time() - heard > self._log.about.get("ttl", 0.0) / 4 and not self._broker.trouble:
             self._log.heard_at = time.time()
-            body = message.seal(self._signer, "kept", job=self.id)
-            self._broker.append(topology.job_log(self.id), body, urgent=True)
+            self._note()
+
+    def _note(self) -> Future[bool]:
+        """Write into its log that somebody waits for it."""
+        body = message.seal(self._signer, "kept", job=self.id)
+        return self._broker.append(topology.job_log(self.id), body, urgent=True)
 
     # ---------------------------------------------------------------- following the log
 
@@ -207,6 +215,11 @@ class Job:
     def _read(self, delivery: Any) -> None:
         self._log.read(delivery)
         delivery.ack()
+
+    def _read_on(self) -> None:
+        """Read its log by another subscription: from this one nothing comes any more."""
+        if self._consumer is not None:
+            self._consumer.renew()
 
     def _on_lost(self, error: BrokerError) -> None:
         if isinstance(error, NotFound):  # somebody deleted it

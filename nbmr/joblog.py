@@ -75,6 +75,8 @@ class JobLog:
     sender_heard_at: float = 0.0
     heard_at: float = 0.0
     started_at: float = field(default_factory=time.monotonic)
+    #: When something was read last, by the monotonic clock.
+    read_at: float = field(default_factory=time.monotonic)
     ended_at: float | None = None
     #: Called without the lock, once, when the job has come to its end.
     on_end: Callable[[Status], None] = field(default=lambda _status: None, repr=False)
@@ -195,6 +197,7 @@ class JobLog:
 
     def read(self, delivery: Delivery) -> None:
         """Take one message of the log; what is not genuine is counted, and otherwise ignored."""
+        self.read_at = time.monotonic()
         try:
             entry = message.unseal(self.signer, delivery.body).expect(*_KINDS, job=self.job)
         except ProtocolError:

@@ -188,6 +188,8 @@ class ItemSource(Source):
         self._most = 1 if singly and partitions is None else _BATCH_ITEMS
         self.of_frame = isinstance(data, Files)
         self._batches_sent = 0
+        #: Items in each of the last batches, once these are cut evenly.
+        self._even = 0
         self.lazy = not isinstance(data, Sized)
         self.units = len(data) if isinstance(data, Sized) else None
         self._data: Any = data if self.lazy or isinstance(data, range) else list(data)
@@ -211,23 +213,28 @@ class ItemSource(Source):
     def _guided(self, sent: int, seconds_per_unit: Callable[[], float | None]) -> int:
         """Guided self-scheduling (Polychronopoulos & Kuck, 1987): large batches first, single items last.
 
-        Once it is known how long an item takes, batches of short ones are larger: each costs the same.
+        Once it is known how long an item takes, batches of short ones are larger: each costs the same. Where
+        all that is left is short work, it needs no balance, and is cut evenly.
         """
         assert self.units is not None  # noqa: S101 - for the type checker
         left = self.units - sent
         guided = -(-left // (8 * self._slots))
         self._batches_sent += 1
-        if self._batches_sent <= 2 * self._slots:  # every slot has one to work at, and the next
-            return guided
-        if self._batches_sent == 2 * self._slots + 1:
-            until = time.monotonic() + _LEARN_SECONDS
-            while seconds_per_unit() is None and time.monotonic() < until:
-                time.sleep(_LEARN_SECONDS / 25)
         seconds = seconds_per_unit()
+        if seconds is None and self._batches_sent <= 2 * self._slots:  # every slot has one, and the next
+            return guided
+        if seconds is None and self._batches_sent == 2 * self._slots + 1:
+            until = time.monotonic() + _LEARN_SECONDS
+            while (seconds := seconds_per_unit()) is None and time.monotonic() < until:
+                time.sleep(_LEARN_SECONDS / 25)
         if seconds is None:
             return guided
         by_time = int(_SHORTEST_SECONDS / max(seconds, 1e-6))
-        return max(guided, min(by_time, -(-left // (2 * self._slots))))
+        even = -(-left // (2 * self._slots))
+        if left <= by_time * self._slots:
+            self._even = self._even or even
+            return self._even
+        return max(guided, min(by_time, even))
 
     @staticmethod
     def _size_by_time(seconds: float | None) -> int:

@@ -247,7 +247,7 @@ def in_messages(monkeypatch: pytest.MonkeyPatch) -> None:
 def eventually() -> Callable[..., Any]:
     """Give a function that waits until a condition holds, and returns what it gave."""
 
-    def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    def eventually(condition: Callable[[], Any], seconds: float = 45.0) -> Any:
         until = time.monotonic() + seconds
         while not (result := condition()):
             assert time.monotonic() < until, "it did not happen in time"

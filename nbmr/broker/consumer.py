@@ -76,6 +76,8 @@ class Consumer:
         self.channel: Any = None
         self._on_delivery, self._on_lost = on_delivery, on_lost
         self._prefetch, self._offset = prefetch, offset
+        #: Of a stream: how many messages were dealt with on this channel.
+        self._read = 0
         #: Set while RabbitMQ serves it.
         self.subscribed = threading.Event()
         self._tag = ""
@@ -122,6 +124,20 @@ class Consumer:
 
         self._do(cancel)
 
+    def renew(self) -> None:
+        """Go on with a new subscription, on a channel of its own: this one gives nothing. From any thread."""
+
+        def renew() -> None:
+            deaf = self.channel
+            if self._cancelled or deaf is None:  # over, or about to subscribe again
+                return
+            self.lose()
+            self._again()
+            if deaf.is_open:
+                deaf.close()
+
+        self._do(renew)
+
     def close(self) -> None:
         """Cancel, and give up the channel: what is unacknowledged goes back to the queue. From any thread."""
 
@@ -141,8 +157,15 @@ class Consumer:
 
     def _settle(self, delivery: Delivery, how: str) -> None:
         # After a reconnect the message was given back by RabbitMQ itself, and the old tag means nothing.
-        if delivery.channel is self.channel and self.channel is not None and self.channel.is_open:
+        if delivery.channel is not self.channel or self.channel is None or not self.channel.is_open:
+            return
+        if self._offset is None:
             getattr(self.channel, how)(delivery.tag)
+            return
+        # in a stream that only makes room for more: say it for several at once
+        self._read += 1
+        if self._read % max(1, self._prefetch // 4) == 0:
+            self.channel.basic_ack(delivery.tag, multiple=True)
 
     def overdue(self) -> bool:
         """Whether RabbitMQ has said nothing to a subscription for too long; to be asked once a second."""

@@ -52,6 +52,10 @@ class Account:
         """Note something in the job's log; not worth waiting for."""
         self._worker.log(self._task, kind, **fields, **self.who)
 
+    def begun(self) -> None:
+        """Note that a process is at it."""
+        self.log("started", attempt=self._attempt)
+
     def died(self, cause: object, *, attempt: int | None = None, **fields: Any) -> None:
         """Note that an attempt has come to nothing."""
         attempt = self._attempt if attempt is None else attempt

@@ -20,6 +20,8 @@ from nbmr.worker.process import Child
 GRACE_SECONDS = 0.5
 #: Seconds between two looks at a running child's memory.
 MEMORY_SECONDS = 0.2
+#: Seconds that a task may take without anybody being told that it was begun.
+SHORT_SECONDS = 0.01
 #: Seconds before each new attempt to start a child: its fork server may have been killed just now.
 _START_AGAIN = (0.05, 0.2, 0.5)
 
@@ -141,6 +143,7 @@ class Guard:
         timeout: float | None,
         why_stop: Callable[[], str],
         tell: Tell,
+        tell_begun: Callable[[], None],
     ) -> dict[str, Any]:
         """Have the child run a task; return its reply, whose payload is to be taken by `receive`.
 
@@ -154,6 +157,8 @@ class Guard:
             Asked when woken: why the task is to be stopped; empty if it isn't.
         tell
             Sends what the task prints; `end_output` returns the rest.
+        tell_begun
+            Called once, if the task takes longer than `SHORT_SECONDS`.
 
         Raises
         ------
@@ -168,7 +173,7 @@ class Guard:
         self._output.begin(tell)
         with self._watched():
             child.send(header, payload, files)
-            reply = self._wait(child, timeout, why_stop)
+            reply = self._wait(child, timeout, why_stop, tell_begun)
         if reply["op"] == "interrupted":
             raise self._bury("a SIGINT from outside")
         return reply
@@ -212,15 +217,26 @@ class Guard:
         except (EOFError, OSError) as exc:
             raise self._bury() from exc
 
-    def _wait(self, child: Child, timeout: float | None, why_stop: Callable[[], str]) -> dict[str, Any]:
+    def _wait(
+        self,
+        child: Child,
+        timeout: float | None,
+        why_stop: Callable[[], str],
+        tell_begun: Callable[[], None],
+    ) -> dict[str, Any]:
         """Wait for the child's reply, with an eye on everything that may end the task before."""
-        deadline = time.monotonic() + timeout if timeout else None
+        began, told = time.monotonic(), False
+        deadline = began + timeout if timeout else None
         with selectors.DefaultSelector() as selector:
             for file in (child.sock, child.output, self._wake):
                 selector.register(file, selectors.EVENT_READ)
             while True:
                 now = time.monotonic()
+                if not told and now - began >= SHORT_SECONDS:
+                    tell_begun()
+                    told = True
                 looks = (
+                    None if told else SHORT_SECONDS - (now - began),
                     deadline and max(0.0, deadline - now),
                     MEMORY_SECONDS if self._limit else None,
                     self._output.due(),

@@ -85,6 +85,8 @@ class Slot(threading.Thread):
         self._number = number
         self._job = ""
         self._running: _Running | None = None
+        #: Since when it has had no delivery, by the monotonic clock; None while it is at one.
+        self._idle_since: float | None = time.monotonic()
         #: How many tasks were done, and how many gave a failure.
         self.done = self.failed = 0
         #: Results that are sent and not confirmed yet.
@@ -111,6 +113,16 @@ class Slot(threading.Thread):
         self._guard.kill()
         with self._all_settled:
             self._all_settled.notify_all()
+
+    def idle_seconds(self) -> float:
+        """Return for how long it has had nothing to do."""
+        since = self._idle_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def renew(self) -> None:
+        """Subscribe to the queue anew: from this subscription nothing comes, although tasks wait."""
+        if self._consumer is not None:
+            self._consumer.renew()
 
     def facts(self) -> dict[str, Any]:
         """Return what it is doing, as a message of kind ``worker`` tells it."""
@@ -200,6 +212,13 @@ class Slot(threading.Thread):
         return item
 
     def _take(self, delivery: Delivery) -> None:
+        self._idle_since = None
+        try:
+            self._deal_with(delivery)
+        finally:
+            self._idle_since = time.monotonic()
+
+    def _deal_with(self, delivery: Delivery) -> None:
         worker = self._worker
         try:
             task = worker.task(delivery)
@@ -235,9 +254,8 @@ class Slot(threading.Thread):
         if problem:
             body = account.failed("versions", problem)
         else:
-            account.log("started", attempt=attempt)
             try:
-                body = self._run(task, account, attempt)
+                body = self._run(task, account)
             except Stopped as stop:
                 if stop.args[0] == "cancelled":
                     delivery.ack()
@@ -302,7 +320,7 @@ class Slot(threading.Thread):
             self._unsettled -= 1
             self._all_settled.notify_all()
 
-    def _run(self, task: Message, account: Account, attempt: int) -> Body:
+    def _run(self, task: Message, account: Account) -> Body:
         """Have a task run, again if it timed out and may be retried; return the sealed answer.
 
         If the child dies under one of several items, it is that item's failure, not that of its neighbours:
@@ -324,7 +342,6 @@ class Slot(threading.Thread):
                 times, output = deaths[death.unit], self._guard.last_output
                 if times < topology.ATTEMPTS:
                     account.died(death, attempt=times, unit=death.unit)
-                    account.log("started", attempt=attempt)
                     continue
                 why = {"reason": "lost", "summary": _story(times, death), "attempts": times, "output": output}
                 lost[death.unit] = why | {"unit": death.unit}
@@ -353,6 +370,7 @@ class Slot(threading.Thread):
                 fields["timeout"],
                 lambda: self._why_stop(task),
                 account.tell_output,
+                account.begun,
             )
             return account.receive(reply, lost)
         except ResultGone as gone:

@@ -40,6 +40,10 @@ _TRUSTED = 10.0
 _ABANDONED = 60.0
 #: Seconds for which a worker that is to end waits for a broker that is out of reach, or takes nothing.
 GIVE_UP_SECONDS = 30.0
+#: Seconds between two looks for slots that get nothing although tasks wait: twice, and they are deaf.
+DEAF_SECONDS = 10.0
+#: Seconds that RabbitMQ has to say how many tasks wait.
+COUNT_SECONDS = 2.0
 #: Seconds that a slot which was told to end at once has for it: a broker that is out of reach may hold it up.
 KILL_SECONDS = 5.0
 
@@ -105,6 +109,8 @@ class Worker:
             "worker": f"{platform.node()}:{os.getpid()}",
         }
         self._options, self._on_ready = options, on_ready
+        #: When it last looked for slots that get nothing, by the monotonic clock, and whether tasks waited.
+        self._looked, self._waited = time.monotonic(), False
         #: Jobs and tasks that are over; a job as a whole has task -1.
         self._over: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._alive: OrderedDict[str, float] = OrderedDict()
@@ -160,6 +166,7 @@ class Worker:
                     self._orders.get(timeout=1.0)
                 if time.monotonic() > settled and not self.broker.trouble:  # so nothing is waited for in here
                     self.broker.settle(tasks, dead, control)
+                self._renew_deaf()
                 if self.broker.closed:
                     self._failure = WorkerError(f"RabbitMQ is gone. {self.broker.reason}".strip())
                     break
@@ -182,6 +189,26 @@ class Worker:
         # clients bring it back as long as there are any
         self._abandoned_since = self._abandoned_since or time.monotonic()
         return time.monotonic() - self._abandoned_since < _ABANDONED
+
+    def _renew_deaf(self) -> None:
+        """Have slots subscribe anew that get nothing although tasks wait; looks for that now and then.
+
+        Where a server of a cluster dies, RabbitMQ can go on to count a subscription that it sends nothing to.
+        """
+        now = time.monotonic()
+        if now - self._looked < DEAF_SECONDS or self.broker.trouble:
+            return
+        since, self._looked = now - self._looked, now
+        deaf = [slot for slot in self.slots if slot.idle_seconds() > since]
+        waiting = 0
+        if deaf:
+            with contextlib.suppress(BrokerError):  # out of reach, or the queue is: its consumers will tell
+                waiting, _ = self.broker.count(topology.task_queue(self.queue), COUNT_SECONDS)
+        if waiting and self._waited:
+            _log.warning("%d tasks wait, and %d slots get none: they subscribe anew", waiting, len(deaf))
+            for slot in deaf:
+                slot.renew()
+        self._waited = waiting > 0
 
     def _idle_for_long(self) -> bool:
         longest, client = self._options.max_idle, self._options.client

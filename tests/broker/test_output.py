@@ -127,7 +127,7 @@ def test_last_words_of_a_task_that_is_lost(client, queue):
 
 def test_a_timeout_keeps_what_was_printed(client, queue, tmp_path):
     with client.workers(1, queue=queue):
-        job = client.submit([tmp_path / "never"], wait_for, queue=queue, timeout=0.3)
+        job = client.submit([tmp_path / "never"], wait_for, queue=queue, timeout=2.0)
         with pytest.raises(nbmr.TaskTimeout):
             job.result()
         assert job.output.startswith("waiting\n")

@@ -86,7 +86,7 @@ def test_a_worker_that_ends_says_so_and_a_killed_one_is_not_heard_of(client, que
         eventually(lambda: not of(roster, queue))
         os.kill(stays.pid, signal.SIGCONT)
         eventually(lambda: of(roster, queue))
-    eventually(lambda: not of(roster, queue), seconds=3)  # sooner than silence would tell
+    eventually(lambda: not of(roster, queue), seconds=4.5)  # sooner than silence would tell
 
 
 def test_slots_that_are_expected_are_waited_for(client, queue, roster):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pika
 import pytest
 
 import nbmr
-from nbmr import pools, session, stall, topology
+from nbmr import hearing, pools, session, stall, topology
 
 
 @pytest.fixture
@@ -90,3 +91,44 @@ def test_tasks_that_get_lost_again_and_again_end_their_job(client, queue, attent
             thread.join()
     assert len(taken) == 4  # each of them twice, and no more
     job.forget()
+
+
+def test_a_reader_that_rabbitmq_has_forgotten_reads_on(client, queue, tmp_path, eventually, monkeypatch):
+    """As after the death of a cluster's server: nothing comes from a subscription that looks well."""
+    monkeypatch.setattr(hearing, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(hearing, "BACK_SECONDS", 1.0)
+    gate = tmp_path / "gate"
+
+    def fn(x):
+        while x and not gate.exists():
+            time.sleep(0.01)
+        return x
+
+    with client.workers(1, queue=queue):
+        job = client.submit([0, 1, 2], fn, queue=queue, partitions=3)
+        eventually(lambda: job.progress.done == 1)
+        consumer = job._consumer
+        consumer._do(lambda: consumer.channel.basic_cancel(consumer._tag))
+        deaf = consumer.channel
+        eventually(lambda: not deaf.consumer_tags)
+        gate.touch()
+        assert job.result(60) == [0, 1, 2]
+        assert consumer.channel is not deaf
+        job.forget()
+
+
+@pytest.mark.slow
+def test_a_worker_that_rabbitmq_has_forgotten_gets_tasks_again(client, queue, server, eventually):
+    with client.workers(1, queue=queue) as workers:
+        assert client.map([1], lambda x: x, queue=queue) == [1]
+        before = workers.pids
+        server.eval(
+            f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"nbmr.tasks.{queue}">>)),'
+            " Pid = amqqueue:get_pid(Q),"
+            " {ok, {_, Found}, _} = ra:leader_query(Pid, fun rabbit_fifo:query_consumers/1),"
+            " [ra:process_command(Pid, rabbit_fifo:make_checkout(Id, cancel, #{}))"
+            " || Id <- maps:keys(Found)]."
+        )
+        eventually(lambda: client._broker.count(topology.task_queue(queue))[1] == 0)
+        assert client.map([2], lambda x: x, queue=queue) == [2]
+        assert workers.pids == before

@@ -58,13 +58,26 @@ def test_many_items_are_few_tasks():
 
 
 def test_short_items_make_fewer_batches_once_it_is_known_how_short_they_are():
-    known = tasks(range(10_000), slots=2, seconds=1e-6)
+    known = tasks(range(10_000), slots=2, seconds=1e-4)
     assert items(known) == list(range(10_000))
-    assert len(known) < len(tasks(range(10_000), slots=2)) / 2
     sizes = [len(task.units) for task in known]
-    assert sizes[-1] < max(sizes) / 10  # and still shrink to the end
+    assert max(sizes) * 1e-4 <= 0.05
+    assert sizes[-1] <= max(sizes) / 2  # and still smaller ones at the end
+    assert len(known) < len(tasks(range(10_000), slots=2)) / 2
     for seconds in (0.05, 1.0):  # long ones are as if nothing was known
         assert len(tasks(range(1_000), slots=2, seconds=seconds)) == len(tasks(range(1_000), slots=2))
+
+
+def test_what_needs_no_balance_is_cut_evenly():
+    assert [len(task.units) for task in tasks(range(1_000), slots=2, seconds=1e-6)] == [125] * 8
+    assert [len(task.units) for task in tasks(range(5), slots=2, seconds=1e-6)] == [1] * 5
+
+
+def test_how_short_items_are_is_learnt_from_the_first_ones():
+    answers = itertools.chain([None] * 10, itertools.repeat(1e-6))
+    found = list(source_of(range(1_000), None, 2).tasks(lambda: next(answers)))
+    assert items(found) == list(range(1_000))
+    assert len(found) <= 20
 
 
 def test_heavy_items_are_batched_by_their_weight():

@@ -1,0 +1,80 @@
+"""A log that isn't heard any more is read anew; one in which nothing is written is left alone."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import pytest
+
+from nbmr import hearing
+from nbmr.hearing import Hearing
+
+
+class Reader:
+    """A reader whose clock is ours: `check` is a second."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.heard_at = 1000.0, 1000.0
+        self.notes, self.renewed = [], []
+        self.hearing = Hearing(self.write, lambda: self.renewed.append(self.now))
+        monkeypatch.setattr(hearing.time, "monotonic", lambda: self.now)
+
+    def write(self):
+        self.notes.append(Future())
+        return self.notes[-1]
+
+    def wait(self, seconds, heard=lambda: False):
+        for _ in range(seconds):
+            self.now += 1
+            if heard():
+                self.heard_at = self.now
+            self.hearing.check(self.heard_at)
+            for note in self.notes:
+                if not note.done():
+                    note.set_result(True)
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    return Reader(monkeypatch)
+
+
+def test_where_words_come_nothing_is_written(reader):
+    reader.wait(300, heard=lambda: reader.now % 15 == 0)
+    assert reader.notes == reader.renewed == []
+
+
+def test_in_a_silent_log_a_note_comes_back(reader):
+    """It is heard as soon as it is stored; there is one about every 20 s."""
+    heard = []
+
+    def hear():
+        new = reader.notes[len(heard) :]
+        heard.extend(new)
+        return bool(new)
+
+    reader.wait(300, heard=hear)
+    assert 10 <= len(reader.notes) <= 15
+    assert reader.renewed == []
+
+
+def test_a_deaf_reader_is_renewed_ever_less_often(reader):
+    reader.wait(1000)
+    gaps = [b - a for a, b in zip(reader.renewed, reader.renewed[1:], strict=False)]
+    assert reader.renewed[0] - 1000 < 35
+    assert gaps == sorted(gaps)
+    assert hearing.LONGEST_SECONDS <= gaps[-1] < hearing.LONGEST_SECONDS + 5
+
+
+def test_a_reader_that_hears_again_is_left_alone(reader):
+    reader.wait(40)
+    assert len(reader.renewed) == 1
+    reader.heard_at = reader.now
+    reader.wait(25)
+    assert len(reader.renewed) == 1
+
+
+def test_what_rabbitmq_does_not_store_proves_nothing(reader):
+    reader.hearing = Hearing(Future, lambda: reader.renewed.append(reader.now))
+    reader.wait(300)
+    assert reader.renewed == []
