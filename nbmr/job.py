@@ -371,8 +371,7 @@ class Job:
         standing = {} if of_frame or not self._log.failed else {f.number: f for f in self.failures}
         # what gather() copies from need not be writable; what it hands on as it is must be
         values = values_of(outcomes, standing, writable=False)
-        kinds = {frames.kind_of(value) for value in values if value is not None}
-        copied = how != "list" and len(kinds) == 1 and kinds.pop()[1] in frames.FRAMES
+        copied = how != "list" and frames.are_frames(values)
         views = any(len(outcome.layout) > 1 for outcome in outcomes)
         if views and (not copied or sum(value is not None for value in values) <= 1):
             values = values_of(outcomes, standing, writable=True)

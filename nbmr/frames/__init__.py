@@ -6,12 +6,13 @@ how pandas' frames are joined within bounded memory. None of these is imported b
 ``import nbmr`` is fast.
 """
 
-from nbmr.frames.dispatch import FRAMES, is_frame, kind_of, library_of
+from nbmr.frames.dispatch import FRAMES, are_frames, is_frame, kind_of, library_of
 from nbmr.frames.gather import check_how, gather
 from nbmr.frames.partition import check_partitions, row_bounds, row_labels, snapshot, take
 
 __all__ = [
     "FRAMES",
+    "are_frames",
     "check_how",
     "check_partitions",
     "gather",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from nbmr.frames.library import Kind, Library
@@ -58,6 +59,13 @@ def library_of(value: Any) -> Library | None:
 def is_frame(value: Any) -> bool:
     """Whether a value is a frame or series of one of the libraries."""
     return kind_of(value)[1] in FRAMES
+
+
+def are_frames(values: Iterable[Any]) -> bool:
+    """Whether values are frames, or series, of one library; but for those that are None."""
+    there = (value for value in values if value is not None)
+    first = kind_of(next(there, None))
+    return first[1] in FRAMES and all(kind_of(value) == first for value in there)
 
 
 @functools.lru_cache(maxsize=256)
