@@ -110,6 +110,7 @@ def test_urls_need_fsspec(monkeypatch):
     assert nbmr.files("https://example.org/a.csv?x=1") == ["https://example.org/a.csv?x=1"]
 
 
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # by early ones of fsspec
 def test_urls_are_listed_by_fsspec(folder):
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
