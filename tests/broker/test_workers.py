@@ -94,7 +94,7 @@ def test_starting_workers_warns_of_nothing(server, queue, start):
     )
     early = "ignore:Jupyter is migrating its paths:DeprecationWarning"  # by jupyter_core before 5.8
     out, err = start("-W", "error", "-W", early, "-X", "dev", "-c", code, queue).communicate(timeout=60)
-    assert out == "True\n"
+    assert out == "True\n", err
     assert err == ""
 
 
