@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from nbmr import joblib_hook
 from nbmr.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -176,3 +177,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _joblib_backend(**options: Any) -> Any:
+    """Make joblib's backend ``"nbmr"``; joblib calls this when it is asked for one."""
+    from nbmr.joblib_backend import NbmrBackend  # noqa: PLC0415 - joblib is loaded then
+
+    return NbmrBackend(**options)
+
+
+joblib_hook.install(_joblib_backend)

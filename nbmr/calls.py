@@ -61,12 +61,16 @@ class Calls(Source):
     ----------
     singly
         Whether each call has to be a task of its own.
+    most
+        How many calls may be with the workers at once; None for no limit.
+    shares_from
+        Bytes from which on a buffer that several calls have is sent once; None if none are looked for.
     """
 
     lazy = True
 
-    def __init__(self, *, singly: bool) -> None:
-        self._singly = singly
+    def __init__(self, *, singly: bool, most: int | None = None, shares_from: int | None = None) -> None:
+        self._singly, self._most, self.shares_from = singly, most, shares_from
         self._changed = threading.Condition(threading.RLock())
         self._waiting: deque[Call] = deque()
         self._closed = False
@@ -104,6 +108,7 @@ class Calls(Source):
             call = self._sent.pop(number, None)
             if call is not None:
                 self._count(call)
+            self._tell_of_room()
             return call
 
     def take_all(self) -> list[Call]:
@@ -122,6 +127,7 @@ class Calls(Source):
         with self._changed:
             if self._sent.pop(call.number, None) is None:
                 return None  # it waits, and will be left out
+            self._tell_of_room()
             return call.task if self._count(call) else None
 
     def _count(self, call: Call) -> bool:
@@ -137,19 +143,32 @@ class Calls(Source):
     def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
         """Put calls into tasks as they are made: short ones together, where many wait."""
         while True:
+            task, woken = None, True
             with self._changed:
-                if not self._waiting and not self._closed:
-                    self._changed.wait(_LOOK_SECONDS)
-                if not self._waiting and self._closed:
+                if self._waiting and self._room:
+                    task = self._next(seconds_per_unit())
+                elif self._closed and not self._waiting:
                     return
-                task = self._next(seconds_per_unit())
-            yield task
+                else:
+                    woken = self._changed.wait(_LOOK_SECONDS)
+            if task is not None or not woken:
+                yield task
+
+    @property
+    def _room(self) -> int:
+        """How many more calls may be sent now."""
+        return _BATCH_CALLS if self._most is None else self._most - len(self._sent)
+
+    def _tell_of_room(self) -> None:
+        """Wake who sends, if that waits for calls to be over."""
+        if self._most is not None:
+            self._changed.notify_all()
 
     def _next(self, seconds: float | None) -> Task | None:
         most = 1
         if not self._singly and seconds is not None:
             by_time = int(_BATCH_SECONDS / max(seconds, 1e-6))
-            most = max(1, min(by_time, len(self._waiting) // _SHARE, _BATCH_CALLS))
+            most = max(1, min(by_time, len(self._waiting) // _SHARE, self._room))
         first, units, size = self._numbers, list[Encoded](), 0
         while self._waiting and len(units) < most and size < _BATCH_BYTES:
             call = self._waiting.popleft()

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from nbmr import joining, mapreduce, reduction
 from nbmr.buckets import Map, Reduce
@@ -18,6 +18,7 @@ from nbmr.filelist import Files
 from nbmr.folding import Fold, Later
 from nbmr.groups import GroupBy, grouped
 from nbmr.job import Job
+from nbmr.opening import Opening
 from nbmr.placed import Answer, answers, raise_failure
 from nbmr.progress import awaiting, follow
 from nbmr.reading import Read
@@ -52,6 +53,27 @@ class Client(Session):
     >>> with nbmr.Client("amqp://me:secret@broker", key=key) as client:  # doctest: +SKIP
     ...     client.map(df, fn)
     """
+
+    @classmethod
+    def open(cls, url: str | None = None, key: str | None = None, **options: Any) -> Opening[Self]:
+        """Make a client without keeping an event loop waiting: the class itself connects at once.
+
+        Parameters
+        ----------
+        url, key, **options
+            As for the class.
+
+        Returns
+        -------
+        awaitable and asynchronous context manager
+            Gives the client; errors are those of the class.
+
+        Examples
+        --------
+        >>> async with nbmr.Client.open() as client:  # doctest: +SKIP
+        ...     out = await client.submit(df, fn)
+        """
+        return Opening(partial(cls, url, key, **options))
 
     def map(
         self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import functools
 import itertools
 import secrets
+import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import BrokenExecutor, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
-from nbmr import api, codec
+from nbmr import api, codec, pools
 from nbmr.calling import CallEncoded, Encoded, InitializerFailed, call_each
 from nbmr.calls import Call, Calls
 from nbmr.errors import ConfigError, NbmrError
@@ -23,11 +26,16 @@ if TYPE_CHECKING:
     from nbmr.client import Client
     from nbmr.failures import Failure
     from nbmr.job import Job
+    from nbmr.outcome import Outcome
 
-#: Seconds between two looks at what may keep calls from being made.
-_LOOK_SECONDS = 1.0
+#: Seconds between two looks at what may keep calls from being made, and after which it is said.
+_LOOK_SECONDS, _SAY_SECONDS = 1.0, 10.0
 
 _open: weakref.WeakSet[Executor] = weakref.WeakSet()
+#: Set when the main thread has ended: no thread can be started then.
+_ending = threading.Event()
+# As the executors of the standard library do; there is no public way to be told before others clean up.
+threading._register_atexit(_ending.set)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 @atexit.register
@@ -57,6 +65,8 @@ class Executor(futures.Executor):
         Seconds that each call may run; None for no limit.
     name
         What to call its job.
+    max_workers
+        How many calls may be with the workers at once; None for as many as there are workers.
 
     Raises
     ------
@@ -70,6 +80,9 @@ class Executor(futures.Executor):
     8
     """
 
+    #: Bytes from which on what several calls have is sent once; None to send each call by itself.
+    _shares_from: int | None = None
+
     def __init__(
         self,
         queue: str = "default",
@@ -79,15 +92,23 @@ class Executor(futures.Executor):
         initargs: tuple[Any, ...] = (),
         timeout: float | None = None,
         name: str = "executor",
+        max_workers: int | None = None,
     ) -> None:
         if initializer is not None and not callable(initializer):
             raise ConfigError(f"initializer has to be callable; got {type(initializer).__name__}.")
+        if max_workers is not None and max_workers < 1:
+            raise ConfigError("max_workers must be greater than 0.")
         self._queue, self._client, self._name, self._timeout = queue, client, name, timeout
+        self._most = max_workers
         self._fn = CallEncoded(secrets.token_hex(8), initializer, tuple(initargs))
         self._lock = threading.Lock()
-        self._calls = Calls(singly=timeout is not None)
+        self._calls = Calls(singly=timeout is not None, most=max_workers, shares_from=self._shares_from)
         self._job: Job | None = None
+        #: Starts the job, and gives each call its outcome.
         self._collector: threading.Thread | None = None
+        self._started: futures.Future[None] = futures.Future()
+        #: What keeps the calls from being made, since when, and whether it was said.
+        self._trouble = ("", 0.0, True)
         self._closed = False
         self._broken: BaseException | None = None
 
@@ -96,7 +117,9 @@ class Executor(futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
         """Have ``fn(*args, **kwargs)`` called on a worker; return its future.
 
-        What can't be pickled is told by the future: a `nbmr.PickleError`.
+        What can't be pickled is told by the future: a `nbmr.PickleError`. The first call starts the job, and
+        what else has to be there. Where an event loop runs in this thread, that isn't waited for, and what
+        goes wrong with it is told by the futures.
 
         Raises
         ------
@@ -104,22 +127,44 @@ class Executor(futures.Executor):
             After `shutdown`.
         BrokenExecutor
             If the initializer failed, or the job was cancelled from elsewhere.
+        NbmrError
+            If the job can't be started: no broker, or a wrong setting.
         """
         call = Call(self)
         with self._lock:
-            if self._broken is not None:
-                raise BrokenExecutor(str(self._broken)) from self._broken
-            if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            if self._job is None:
-                self._job = self._start()
+            self._check()
         try:
             call.encoded = Encoded(codec.encode_function(fn, args, kwargs))
         except NbmrError as exc:
             call.set_exception(exc)
             return call
-        self._calls.put(call)
+        with self._lock:
+            self._check()
+            self._calls.put(call)
+            if self._collector is None:
+                self._collector = threading.Thread(target=self._work, name="nbmr executor", daemon=True)
+                self._collector.start()
+                _open.add(self)
+        if not self._started.done() and not _in_event_loop():
+            self._started.result()
         return call
+
+    def _check(self) -> None:
+        """Raise why no call is taken any more, if so."""
+        if self._broken is not None:
+            raise BrokenExecutor(str(self._broken)) from self._broken
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if _ending.is_set():
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    @property
+    def _max_workers(self) -> int:
+        """How many calls run at once: Dask asks for it, since the standard library's executors have it."""
+        if self._most is not None:
+            return self._most
+        client = self._client or api.client(progress=False)
+        return client.slots(self._queue) or pools.cores()
 
     def map(
         self,
@@ -181,6 +226,18 @@ class Executor(futures.Executor):
 
     # ---------------------------------------------------------------- its job
 
+    def _work(self) -> None:
+        """Start the job, and give each future what its call gave, until all have it; in a thread."""
+        try:
+            job = self._job = self._start()
+        except BaseException as exc:  # noqa: BLE001 - whoever waits for a call is told
+            self._break(exc)
+            self._started.set_exception(exc)
+            _open.discard(self)
+            return
+        self._started.set_result(None)
+        self._collect(job)
+
     def _start(self) -> Job:
         """Begin the job that all calls are tasks of."""
         client = self._client or api.client(progress=False)
@@ -190,32 +247,43 @@ class Executor(futures.Executor):
         }  # fmt: skip
         job, send = client.start(self._calls, self._fn, (), options)
         job.send_in_background(send)
-        self._collector = threading.Thread(
-            target=self._collect, args=(job,), name="nbmr executor", daemon=True
-        )
-        self._collector.start()
-        _open.add(self)
         return job
 
     def _collect(self, job: Job) -> None:
-        """Give each future what its call gave, until all have it; in a thread of its own."""
+        """Give each future what its call gave, until all have it."""
         try:
             while not self._calls.over:
                 outcomes, failures = job.log.take(_LOOK_SECONDS)
-                for outcome in outcomes:
-                    for unit, value in enumerate(outcome.values(writable=True)):
-                        number = outcome.start + unit
-                        self._settle(number, value, failures.get(number))
-                if not outcomes:
-                    if job.log.ended:
-                        break
+                if outcomes:
+                    self._hand_out(outcomes, failures)
+                elif job.log.ended:
+                    break
+                else:
                     job.look()
+                    self._say(job.hint if self._calls.unfinished() else "")
         except NbmrError as exc:
             self._break(BrokenExecutor(str(exc)))
         finally:
             self._break(BrokenExecutor(f"The executor's job {job.id} was {job.status} from elsewhere."))
             job.forget()
             _open.discard(self)
+
+    def _hand_out(self, outcomes: list[Outcome], failures: dict[int, Failure]) -> None:
+        """Give futures what their calls gave; who waits for others keeps no result then."""
+        for outcome in outcomes:
+            values = outcome.values(writable=True)
+            for number in range(outcome.start, outcome.start + len(values)):
+                self._settle(number, values.pop(0), failures.get(number))
+        outcomes.clear()
+
+    def _say(self, hint: str) -> None:
+        """Say what keeps the calls from being made, once, if it does so for long: nobody shows the job."""
+        known, since, said = self._trouble
+        if hint != known:
+            self._trouble = hint, time.monotonic(), not hint
+        elif not said and time.monotonic() - since > _SAY_SECONDS:
+            self._trouble = hint, since, True
+            print(f"nbmr: {self._name} waits. {hint}", file=sys.stderr)  # noqa: T201 - there is no view
 
     def _settle(self, number: int, value: Any, failure: Failure | None) -> None:
         """Give one future what its call gave."""
@@ -237,11 +305,12 @@ class Executor(futures.Executor):
             else:
                 call.set_result(value)
 
-    def _break(self, error: BrokenExecutor) -> None:
-        """Fail every call that has no outcome, if there is one, and take no more then."""
-        left = self._calls.take_all()
-        if left:
-            self._broken = error
+    def _break(self, error: BaseException) -> None:
+        """Fail every call that has no outcome, if there is one, and take no more."""
+        with self._lock:
+            left = self._calls.take_all()
+            if left or not self._closed:
+                self._broken = self._broken or error
         for call in left:
             with contextlib.suppress(InvalidStateError):
                 call.set_exception(error)
@@ -255,3 +324,12 @@ class Executor(futures.Executor):
     def runs(self, task: int) -> bool:
         """Whether a worker is at a task."""
         return self._job is not None and self._job.log.runs(task)
+
+
+def _in_event_loop() -> bool:
+    """Whether this thread runs an event loop, which must not be kept waiting."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -92,13 +92,13 @@ class Inputs:
                     if number:
                         continue
                     self._kept[task] = self._read_again(task)
-                for name in ("function_blob", "data_blob"):
-                    reference = self._kept[task].fields[name]
+                fields = self._kept[task].fields
+                for reference in (fields["function_blob"], fields["data_blob"], *fields.get("apart", ())):
                     if reference and reference["name"] not in self._files:
                         room -= reference["size"] if number else 0
                         if room >= 0:
                             self._open(reference)
-                for reference in self._kept[task].fields.get("results", ()):
+                for reference in fields.get("results", ()):
                     if room >= 0:
                         self.result(reference)
                         room -= os.fstat(self._files[_key(reference)]).st_size if number else 0
@@ -236,6 +236,8 @@ class Given:
             values = [value for reference in results for value in self._inputs.result(reference)]
             return values if entry.fields.get("together") else values[self._unit]
         buffers = self._buffers(entry, "data", slice(entry.fields["inline"], None))
+        for reference in entry.fields.get("apart", ()):
+            buffers.insert(reference["place"], self._inputs.map(reference))
         return codec.decode(buffers)[self._unit]
 
     def _buffers(self, entry: Message, part: str, inline: slice) -> list[codec.Buffer]:

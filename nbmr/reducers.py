@@ -53,6 +53,11 @@ def reduce_array(array: Any) -> Reduced:
     return reduced
 
 
+def reduce_memmap(array: Any) -> Reduced:
+    """Reduce an array that lies in a file to its values: the file is not on every worker's machine."""
+    return reduce_array(sys.modules["numpy"].asarray(array))
+
+
 def reduce_arrow_array(array: Any) -> Reduced:
     """Reduce an Arrow array, with its own rows only; tables, batches and chunked arrays consist of arrays.
 
@@ -118,7 +123,8 @@ def polars_series(data: Any) -> Any:
 
 
 def _of_numpy() -> Reducers:
-    return {sys.modules["numpy"].ndarray: reduce_array}
+    numpy = sys.modules["numpy"]
+    return {numpy.ndarray: reduce_array, numpy.memmap: reduce_memmap}
 
 
 @functools.cache

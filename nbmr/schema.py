@@ -98,6 +98,11 @@ def _blob(value: Any) -> bool:
     return isinstance(value, dict) and not fault(value, _BLOB, {"digest": _text, "file": _text, "sum": _text})
 
 
+def _apart(value: Any) -> bool:
+    optional = {"file": _text, "sum": _text}
+    return isinstance(value, dict) and not fault(value, _BLOB | {"digest": _text, "place": whole}, optional)
+
+
 def _stored(value: Any) -> bool:
     return isinstance(value, dict) and not fault(value, _BLOB | {"file": _text, "sum": _text}, {})
 
@@ -124,8 +129,9 @@ _INPUT = {
     "data_blob": _or_none(_blob),
 }
 
-#: What may be known besides: results of other jobs are data, and perhaps all of them one unit.
-_DATA = {"layout": layout, "results": _each(_result), "together": _flag}
+#: What may be known besides: results of other jobs are data, and perhaps all of them one unit; and some of
+#: the data's buffers lie apart.
+_DATA = {"layout": layout, "results": _each(_result), "together": _flag, "apart": _each(_apart)}
 
 #: Whose frames a job's data were.
 _library = _one_of("pandas", "polars", "pyarrow")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nbmr import codec, message, registry, shared, topology, versions
+from nbmr.apart import Apart
 from nbmr.broker import Body, Broker
 from nbmr.errors import BrokerError
 from nbmr.joblog import JobLog
@@ -66,6 +67,8 @@ class Sender:
     _cuts: list[tuple[int, int]] = field(default_factory=list, repr=False)
     #: Whether a task found no queue.
     _astray: bool = False
+    #: The buffers that tasks share, if they may.
+    _apart: Apart | None = None
 
     def open(self) -> None:
         """Write the log's first entry."""
@@ -109,6 +112,8 @@ class Sender:
     def _send_tasks(self) -> int:
         """Send every task; return how many units they have."""
         self._function_fields = self._function()
+        if self.source.shares_from is not None:
+            self._apart = Apart(self.source.shares_from, self._lay)
         waiting: list[Future[bool]] = []
         units = 0
         for task in self.source.tasks(self._pace):
@@ -197,9 +202,12 @@ class Sender:
             "function_blob": None,
         }
         if self.call.size > topology.INLINE_BYTES:
-            lies = self._share("fn", self.call.buffers) or self._blob("fn", self.call.buffers)
-            function["function_blob"] = lies | {"digest": self.call.digest}
+            function["function_blob"] = self._lay("fn", self.call.buffers) | {"digest": self.call.digest}
         return function
+
+    def _lay(self, name: str, buffers: Sequence[codec.Buffer]) -> dict[str, Any]:
+        """Put a payload where tasks can refer to it; return what they say of it."""
+        return self._share(name, buffers) or self._blob(name, buffers)
 
     def _share(self, name: str, buffers: Sequence[codec.Buffer]) -> dict[str, Any] | None:
         """Put a large payload into shared memory, where that is possible."""
@@ -227,6 +235,7 @@ class Sender:
     def _send(self, number: int, task: Task, suffix: str = "") -> Future[bool]:
         buffers = [] if task.results else codec.encode(task.units, what="the data")
         function = self._function_fields
+        apart, buffers = self._apart.split(buffers) if self._apart and buffers else ([], buffers)
         inline: list[codec.Buffer] = [] if function["function_blob"] else list(self.call.buffers)
         fields: dict[str, Any] = {"inline": len(inline), "data_blob": None, "data_layout": []}
         lies = self._share(f"data{number}{suffix}", buffers)
@@ -255,6 +264,7 @@ class Sender:
             to=self.options.get("to"),
             results=task.results,
             together=task.together,
+            apart=apart,
             shared=self.shared,
             **function,
             **fields,

@@ -96,6 +96,8 @@ class Source:
     lazy = False
     #: How many units there are; None while that isn't known.
     units: int | None = None
+    #: Bytes from which on a buffer that several tasks have is sent once; None if none are looked for.
+    shares_from: int | None = None
 
     @property
     def gathering(self) -> dict[str, Any]:

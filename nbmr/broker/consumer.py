@@ -76,8 +76,9 @@ class Consumer:
         self.channel: Any = None
         self._on_delivery, self._on_lost = on_delivery, on_lost
         self._prefetch, self._offset = prefetch, offset
-        #: Of a stream: how many messages were dealt with on this channel.
-        self._read = 0
+        #: Of a stream: how many messages were dealt with; and the last of those that RabbitMQ is still to be
+        #: told of, by its number on the channel.
+        self._read = self._unsaid = 0
         #: Set while RabbitMQ serves it.
         self.subscribed = threading.Event()
         self._tag = ""
@@ -108,6 +109,7 @@ class Consumer:
     def lose(self) -> None:
         """Note that its channel is gone; in the I/O thread."""
         self.channel = None
+        self._unsaid = 0
         self.subscribed.clear()
 
     def settle(self, delivery: Delivery, how: str) -> None:
@@ -163,9 +165,18 @@ class Consumer:
             getattr(self.channel, how)(delivery.tag)
             return
         # in a stream that only makes room for more: say it for several at once
-        self._read += 1
+        self._read, self._unsaid = self._read + 1, delivery.tag
         if self._read % max(1, self._prefetch // 4) == 0:
-            self.channel.basic_ack(delivery.tag, multiple=True)
+            self.acknowledge()
+
+    def acknowledge(self) -> None:
+        """Tell RabbitMQ what of a stream is dealt with and wasn't told yet; in the I/O thread.
+
+        To be called about once a second: RabbitMQ closes a channel that owes it an answer for long.
+        """
+        if self._unsaid and self.channel is not None and self.channel.is_open:
+            self.channel.basic_ack(self._unsaid, multiple=True)
+        self._unsaid = 0
 
     def overdue(self) -> bool:
         """Whether RabbitMQ has said nothing to a subscription for too long; to be asked once a second."""

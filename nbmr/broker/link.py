@@ -317,6 +317,7 @@ class Link:
         self._publisher.insist()
         self._calls.insist()
         for consumer in list(self._consumers):
+            consumer.acknowledge()
             if consumer.overdue():
                 silent = consumer.channel
                 consumer.lose()

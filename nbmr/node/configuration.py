@@ -117,7 +117,10 @@ class Configuration:
         """Return the server's whole environment: nothing of the caller's or the system's RabbitMQ gets in."""
         place = folder.path
         cores = max(1, min(4, os.cpu_count() or 1))
-        arguments = f"+S {cores}:{cores} -kernel inet_dist_use_interface {{127,0,0,1}}"
+        # The schedulers that write files would spin, too, after each of a task's messages: that is a sixth of
+        # what RabbitMQ costs for a short task, and the workers need these cores.
+        schedulers = f"+S {cores}:{cores} +sbwtdcpu none +sbwtdio none"
+        arguments = f"{schedulers} -kernel inet_dist_use_interface {{127,0,0,1}}"
         return {
             **{k: v for k, v in os.environ.items() if k in {"TMPDIR", "TZ", "USER", "LOGNAME"}},
             "LANG": "C.UTF-8",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, BinaryIO
 from weakref import WeakValueDictionary
 
@@ -35,7 +35,8 @@ class Blobs:
 
     def __init__(self, broker: Broker, signer: Signer, on_rejected: Callable[[ProtocolError], None]) -> None:
         self._broker, self._signer, self._on_rejected = broker, signer, on_rejected
-        self._kept: OrderedDict[str, BinaryIO] = OrderedDict()
+        #: By digest: the only job that may want it, or empty, and its file.
+        self._kept: OrderedDict[str, tuple[str, BinaryIO]] = OrderedDict()
         #: Held while a blob is read, one for each; gone when nobody has it any more.
         self._reading: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         self._lock = threading.Lock()
@@ -48,7 +49,8 @@ class Blobs:
         job
             The job whose blob it is.
         reference
-            What the task says of it: ``name``, ``size`` in bytes, and ``digest`` if it is worth keeping.
+            What the task says of it: ``name``, ``size`` in bytes, and ``digest`` if it is worth keeping:
+            for as long as its job is there if it has a ``place`` among the data, and otherwise for others.
         cancelled
             Asked now and then whether the blob is still wanted.
 
@@ -67,12 +69,18 @@ class Blobs:
             with self._lock:
                 if digest in self._kept:
                     self._kept.move_to_end(digest)
-                    return os.dup(self._kept[digest].fileno())
+                    return os.dup(self._kept[digest][1].fileno())
             file = self._read(job, reference, cancelled)
             with self._lock:
-                self._kept[digest] = file
+                self._kept[digest] = job if "place" in reference else "", file
                 self._drop_old()
                 return os.dup(file.fileno())
+
+    def keep_of(self, jobs: Container[str]) -> None:
+        """Let go of what no other job than its own would want, if that isn't among these, which are all."""
+        with self._lock:
+            for digest in [digest for digest, (job, _) in self._kept.items() if job and job not in jobs]:
+                self._kept.pop(digest)[1].close()
 
     def _reading_lock(self, digest: str) -> threading.Lock:
         with self._lock:
@@ -82,9 +90,9 @@ class Blobs:
             return lock
 
     def _drop_old(self) -> None:
-        sizes = {digest: os.fstat(file.fileno()).st_size for digest, file in self._kept.items()}
+        sizes = {digest: os.fstat(file.fileno()).st_size for digest, (_, file) in self._kept.items()}
         while len(self._kept) > 1 and sum(sizes[digest] for digest in self._kept) > KEPT_BYTES:
-            self._kept.popitem(last=False)[1].close()
+            self._kept.popitem(last=False)[1][1].close()
 
     def _read(self, job: str, reference: dict[str, Any], cancelled: Callable[[], bool]) -> BinaryIO:
         return read(self._broker, self._signer, job, reference, self._on_rejected, cancelled)

@@ -157,8 +157,10 @@ class Runner:
                         codec.slices(memoryview(file), result["layout"])
                         for file, result in zip(mapped, task["results"], strict=True)
                     ]
-                elif mapped:
-                    encoded = [codec.slices(memoryview(mapped[0]), task["data_layout"])]
+                elif task["data_layout"]:
+                    encoded = [codec.slices(memoryview(mapped.pop(0)), task["data_layout"])]
+                if task["apart"]:
+                    _insert(encoded[0], task["apart"], mapped)
                 data = _Data(task, encoded)
                 units = data.decode()
                 del encoded
@@ -291,6 +293,12 @@ class _Data:
         for part, result in zip(parts, results, strict=True):
             units += codec.decode(part)[result["first"] : result["first"] + result["count"]]
         return [units] if self._task["together"] else units
+
+
+def _insert(buffers: list[codec.Buffer], places: list[int], files: list[mmap.mmap]) -> None:
+    """Put the buffers that lay apart back to their places."""
+    for place, file in zip(places, files, strict=True):
+        buffers.insert(place, memoryview(file))
 
 
 def _map(file: int) -> mmap.mmap:

@@ -29,7 +29,7 @@ _FIELDS = (
     "data_blob",
 )
 #: What it may say besides.
-_MORE = ("layout", "results", "together")
+_MORE = ("layout", "results", "together", "apart")
 
 
 class Inputs:

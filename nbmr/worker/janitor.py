@@ -11,6 +11,7 @@ import math
 import queue
 import threading
 import time
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from nbmr import message, registry, shared, topology
@@ -39,11 +40,19 @@ class Janitor(threading.Thread):
         Where the registry is, and what verifies it.
     node
         Data folder of the private node, if the broker is one: it must not end while there are jobs.
+    on_jobs
+        Told, now and then, of all jobs that are there.
     """
 
-    def __init__(self, broker: Broker, signer: Signer, node: str = "") -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        signer: Signer,
+        node: str = "",
+        on_jobs: Callable[[Container[str]], None] = lambda _jobs: None,
+    ) -> None:
         super().__init__(name="janitor", daemon=True)
-        self._broker, self._signer = broker, signer
+        self._broker, self._signer, self._on_jobs = broker, signer, on_jobs
         self._presence = Presence(Path(node), "jobs") if node else None
         #: When a job is to be looked at again; seconds since 1970.
         self._due: dict[str, float] = {}
@@ -87,6 +96,7 @@ class Janitor(threading.Thread):
         self._came = {job: self._came.get(job, now) for job in entries.keys() - old}
         if self._presence:
             self._presence.hold() if entries else self._presence.release()
+        self._on_jobs(entries)
         for entry in entries.values():
             # a clock that is wrong, ours or the sender's, makes no old job of a new one
             young = now - self._came.get(entry.job, -math.inf) < entry.ttl

@@ -358,6 +358,7 @@ class Slot(threading.Thread):
             header = {name: fields[name] for name in _FOR_CHILD} | {
                 "results": self._open_results(task, files),
                 "together": fields.get("together", False),
+                "apart": [reference["place"] for reference in fields.get("apart", ())],
                 "layout": fields.get("layout", []),
                 "skip": sorted(lost),
                 "shared": fields.get("shared", ""),
@@ -407,9 +408,10 @@ class Slot(threading.Thread):
         return found
 
     def _open_blobs(self, task: Message, files: list[int]) -> None:
-        """Add the files of the task's large payloads, function first, to those that are open."""
-        for name in ("function_blob", "data_blob"):
-            if reference := task.fields[name]:
+        """Add the files of a task's large payloads to those that are open: function, data, data's parts."""
+        fields = task.fields
+        for reference in (fields["function_blob"], fields["data_blob"], *fields.get("apart", ())):
+            if reference:
                 try:
                     files.append(
                         self._worker.blobs.open(

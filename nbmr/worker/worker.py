@@ -132,7 +132,7 @@ class Worker:
         self.blobs = Blobs(self.broker, self.signer, self.rejects.note)
         self.results = Results(self.broker, self.signer, self.rejects.note)
         self.inputs = Inputs(self.broker, self.signer)
-        self._janitor = Janitor(self.broker, self.signer, options.node)
+        self._janitor = Janitor(self.broker, self.signer, options.node, self.blobs.keep_of)
         self.slots = [Slot(self, number) for number in range(options.slots)]
         self._teller = Teller(self)
 

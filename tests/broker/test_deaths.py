@@ -453,7 +453,7 @@ def test_slots_do_not_wait_for_each_others_functions(client, server):
         assert len(blobs._kept) == 2
         assert not blobs._reading
     finally:
-        for file in blobs._kept.values():
+        for _, file in blobs._kept.values():
             file.close()
         broker.delete(*streams.values())
         broker.release()

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -179,6 +180,60 @@ def test_shutdown_cancels_what_has_not_begun(client, queue, tmp_path, gate, even
         assert futures[0].result(PATIENCE) == 0
         executor.shutdown()
     assert len(lines(log)) == 1
+
+
+def test_no_more_than_so_many_at_once(client, queue, tmp_path):
+    def work(log):
+        note(log, "1")
+        time.sleep(0.05)
+        note(log, "-1")
+
+    log = tmp_path / "log"
+    with client.workers(3, queue=queue), nbmr.Executor(queue, client=client, max_workers=2) as executor:
+        assert executor._max_workers == 2  # what Dask asks for
+        assert nbmr.Executor(queue, client=client)._max_workers == 3
+        futures = [executor.submit(work, log) for _ in range(12)]
+        assert cf.wait(futures, PATIENCE).not_done == set()
+        endless = [executor.submit(time.sleep, 1000) for _ in range(2)]
+        waiting = executor.submit(abs, -1)
+        assert not any(future.cancel() is False for future in endless)
+        assert waiting.result(PATIENCE) == 1
+    running = np.cumsum([int(line) for line in lines(log)])
+    assert running.max() <= 2
+    assert running[-1] == 0
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+            nbmr.Executor(max_workers=wrong)
+
+
+def test_a_result_that_was_taken_is_kept_by_nobody(executor, eventually):
+    for array in executor.map(np.zeros, range(10, 20)):
+        known = weakref.ref(array)
+        del array
+        eventually(lambda known=known: known() is None)
+
+
+def test_what_keeps_calls_waiting_is_said(named, queue, capsys, monkeypatch, eventually):
+    monkeypatch.setattr("nbmr.executor._SAY_SECONDS", 1.0)
+    with nbmr.Client(named.url, key=named.key) as other:
+        executor = nbmr.Executor(queue, client=other, name="lonely")
+        future, said = executor.submit(abs, -1), []
+        eventually(lambda: said.append(capsys.readouterr().err) or any(said), PATIENCE)
+        assert "".join(said).startswith(f"nbmr: lonely waits. No worker listens to queue '{queue}'")
+        assert future.cancel()
+        executor.shutdown()
+
+
+def test_after_the_end_of_the_program_no_call_is_taken(server, start):
+    code = (
+        "import atexit, nbmr\n"
+        "executor = nbmr.Executor()\n"
+        "atexit.register(lambda: print(executor.submit(abs, 1)))\n"
+    )
+    process = start("-c", code)
+    out, errors = process.communicate(timeout=PATIENCE)
+    assert "RuntimeError: cannot schedule new futures after interpreter shutdown" in errors
+    assert not out
 
 
 def test_nothing_is_left(client, server):

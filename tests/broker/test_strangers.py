@@ -107,9 +107,9 @@ def test_no_path_lets_anything_in(client, queue, running, outsider, touch, event
 def test_what_is_genuine_elsewhere_is_not_genuine_here(client, queue, running, outsider, eventually):
     """Signatures cover the place of a message: its kind, job and task."""
     log = topology.job_log(running.id)
-    other = client.submit([1, 2], lambda x: x + 100, queue=queue)
+    other = client.submit([1, 2], lambda x: time.sleep(0.2) or x + 100, queue=queue)
     assert other.result(20) == [101, 102]
-    entries = outsider.take(topology.job_log(other.id), 5)  # opened, started, result, sealed, …
+    entries = outsider.take(topology.job_log(other.id), 6)  # opened, started, result, sealed, …
     outsider.put(log, *entries)  # another job's log, among it genuine results for the same task numbers
     result = next(body for body in outsider.take(log, 12) if b'"kind":"result"' in body)
     moved = result.replace(b'"task":', b'"task":1')

@@ -319,7 +319,7 @@ print(json.dumps([api.client().settings.node, sorted(nbmr.workers().pid)]))
         began = time.monotonic()
         third = start("-c", code, stderr=None)
         assert third.communicate(timeout=30)[0] == said[0]
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 8  # and not the seconds that a node takes
     finally:
         assert nbmr.shutdown()
     assert node.status() is None
