@@ -27,7 +27,7 @@ setup() {
     say "Making a virtual environment in .venv, with Python $(python_version)"
     "$python" -m venv --clear .venv
   fi
-  key="$PWD, $(.venv/bin/python --version), $(cksum <pyproject.toml), $*"
+  key="$PWD, $(.venv/bin/python --version), $(cat pyproject.toml tests/lowest.txt | cksum), $*"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$key" ]; then
     say "Installing nbmr and what it needs into .venv (a minute or two, the first time)"
     .venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1' # the first that knows --group

@@ -87,10 +87,11 @@ def map(  # noqa: A001 - the name that users expect
     Parameters
     ----------
     data
-        A DataFrame or Series: `fn` gets a partition, some of its rows, of the same type. Or a list, range or
-        any iterable: `fn` gets an item. An iterable is read as the work goes on. Or files, from `nbmr.files`:
-        `fn` gets what one holds. Or a `Job`: `fn` gets what each partition or item came to, read by the
-        workers from that job's log as it arrives; what failed there is left out.
+        A DataFrame or Series (of pandas or polars), or a table or record batch of Arrow: `fn` gets a
+        partition, some of its rows, of the same type. Or a list, range or any iterable: `fn` gets an item. An
+        iterable is read as the work goes on. Or files, from `nbmr.files`: `fn` gets what one holds. Or a
+        `Job`: `fn` gets what each partition or item came to, read by the workers from that job's log as it
+        arrives; what failed there is left out.
     fn
         Any callable: a lambda, a closure, a function from a cell or a module. It is never called on data that
         isn't in `data`.
@@ -109,15 +110,16 @@ def map(  # noqa: A001 - the name that users expect
         ``"raise"``: the first failure ends the job. ``"keep"``: the rest is finished; failures are warned
         about, left out of a frame, and stand as `Failure` in a list.
     gather
-        ``"auto"``: DataFrames and Series are concatenated in order; from a frame, one dict a partition makes
-        one row, one scalar a partition a Series; anything else is a list in order. ``"list"``: always a list.
+        ``"auto"``: DataFrames, Series and tables are concatenated in order, by their own library; from a
+        frame, one dict a partition makes one row, one scalar a partition a Series; anything else is a list in
+        order. ``"list"``: always a list.
         ``"concat"``: concatenate, or complain.
     progress
         Whether to show progress.
     name
         What to call the job; by default the function's name.
     to
-        A folder for the results, which have to be DataFrames or Series (None writes nothing). The workers
+        A folder for the results: DataFrames, Series or tables (None writes nothing). The workers
         write each as a file, ``part-00000.parquet`` and so on, or CSV for ``to="folder/*.csv"``; the folder
         is one that you and they reach by the same path. It must not hold results already. Parquet needs
         pyarrow on the workers, and keeps the index; CSV keeps an index that has a name. A Series becomes a
@@ -125,7 +127,7 @@ def map(  # noqa: A001 - the name that users expect
 
     Returns
     -------
-    DataFrame, Series or list
+    DataFrame, Series, table or list
         For a row-wise `fn`, exactly what ``fn(data)`` gives. With `to`, the list of the files written, in
         order: data for another ``nbmr.map``, as from `nbmr.files`.
 
@@ -300,7 +302,7 @@ def map_reduce(
         A DataFrame or Series: `mapper` gets a partition. Or a list or any iterable: it gets an item. Or
         `nbmr.files`, or a job.
     mapper
-        Gives a DataFrame; None for no rows. Rows whose key is missing (NaN) are dropped.
+        Gives a DataFrame of pandas; None for no rows. Rows whose key is missing (NaN) are dropped.
     reducer
         Called once for each key with a DataFrame of all its rows, in the order in which they stood in `data`.
         As in pandas' groupby, it has the key as its ``name``, and no key columns. Gives a scalar, a Series or

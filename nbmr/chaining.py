@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from nbmr import frames
 from nbmr.errors import ConfigError, JobCancelled, JobNotFound
 from nbmr.job import Job
 from nbmr.joblog import JobLog
 from nbmr.outcome import Outcome
 from nbmr.standing import Status
-from nbmr.tasks import Source, Task, is_frame
+from nbmr.tasks import Source, Task
 
 #: Seconds between two looks at what may keep the first job from going on.
 _LOOK_SECONDS = 1.0
@@ -62,6 +63,7 @@ class JobSource(Source):
             )
         self.job, self._singly = job, singly
         self.of_frame = bool(job.log.about.get("of_frame"))
+        self.library = job.log.about.get("library", "pandas")
         self.units = job.log.total
         self._sent: list[Task] = []
 
@@ -81,7 +83,8 @@ class JobSource(Source):
         for task in self._rest():
             self._sent.append(task)
             yield task
-        self.of_frame = self._gives_frames()
+        name = self._frames_of()
+        self.of_frame, self.library = bool(name), name or self.library
 
     def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - it is kept
         """Give one task again."""
@@ -146,20 +149,21 @@ class JobSource(Source):
         if self.job.forgotten:
             raise JobNotFound(f"Job {name}, whose results this job takes, was forgotten.")
 
-    def _gives_frames(self) -> bool:
-        """Whether what the job gave are DataFrames or Series, as far as the first result tells."""
-        if self.job.target:  # that is what its files hold
-            return True
-        if self.job.gave_frames is not None:
-            return self.job.gave_frames
+    def _frames_of(self) -> str:
+        """Return the library whose frames or series the job gave, as far as the first result tells."""
+        if self.job.target:  # that is what its files are read as
+            return "pandas"
+        if self.job.gave_frames_of is not None:
+            return self.job.gave_frames_of
         with self.job.log.changed:
             outcomes = sorted(self.job.log.outcomes.values(), key=lambda outcome: outcome.start)
         with contextlib.suppress(Exception):  # what this process can't decode
             for outcome in outcomes:
                 for unit, value in enumerate(outcome.values()):
                     if value is not None and unit not in outcome.failures:
-                        return is_frame(value)
-        return self.job.gave_frames or self.of_frame
+                        name, kind = frames.kind_of(value)
+                        return name if kind in frames.FRAMES else ""
+        return self.job.gave_frames_of or (self.library if self.of_frame else "")
 
 
 class TogetherSource(JobSource):
@@ -187,8 +191,8 @@ class TogetherSource(JobSource):
         for number in range(self.units or 0):
             yield Task(number, [], results=results, together=True)
 
-    def _gives_frames(self) -> bool:
-        return False
+    def _frames_of(self) -> str:
+        return ""
 
 
 class ShuffleSource(TogetherSource):

@@ -173,6 +173,10 @@ def _parts(obj: Any) -> Iterator[Step]:
         return
     elif type(obj).__module__.partition(".")[0] in ("pandas", "numpy"):
         yield from _table_parts(obj)
+    elif type(obj).__module__.partition(".")[0] == "polars":  # the rest of it isn't Python's
+        if hasattr(obj, "get_columns"):
+            yield from (Step(column, _short(column.name), "column") for column in obj.get_columns())
+        return
     yield from _attributes(obj)
     if not isinstance(obj, type):
         yield Step(type(obj), type(obj).__qualname__, "class")

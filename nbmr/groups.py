@@ -8,7 +8,6 @@ from typing import Any, Self
 
 from nbmr import frames
 from nbmr.errors import ConfigError
-from nbmr.tasks import is_frame
 
 #: What is pandas' business, and what is the jobs'; pandas has its own defaults.
 _PANDAS = ("level", "sort", "dropna", "observed", "as_index", "group_keys")
@@ -290,10 +289,14 @@ def grouped(df: Any, by: Any, options: dict[str, Any], run: Callable[..., Any]) 
     ConfigError
         If `df` isn't a frame, or an option is unknown.
     """
-    if not is_frame(df):
+    library, kind = frames.kind_of(df)
+    if library != "pandas":
+        hint = "For other data, use nbmr.map_reduce, or make a frame of it."
+        if library:
+            hint = f"Pass its {'.collect()' if kind == 'lazy' else ''}.to_pandas()."
         raise ConfigError(
-            f"nbmr.groupby needs a DataFrame, a Series, a job or nbmr.files(…); got {type(df).__name__}. For"
-            " other data, use nbmr.map_reduce, or make a frame of it."
+            "nbmr.groupby is pandas' groupby: it needs a DataFrame or Series of pandas, a job or nbmr.files(…);"
+            f" got {library or 'an object'} {type(df).__name__}. {hint}"
         )
     pandas, jobs = check_options(options)
     from nbmr.groupwork import Groupwork  # noqa: PLC0415 - pandas and numpy load then

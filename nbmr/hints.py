@@ -31,6 +31,7 @@ _HINTS = [
     ("contextvars.", "it belongs to its thread: leave it out"),
     ("itertools.", "it can be read only once: make it a list"),
     ("pika.", "a connection stays in its process: open it inside the function"),
+    ("polars.", "polars has no way to send Python objects: use another type, or to_pandas()"),
     ("nbmr.", "nbmr's own objects stay in the notebook: leave it out of the function"),
 ]
 _LAST_NAMES = {

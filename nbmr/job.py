@@ -27,7 +27,6 @@ from nbmr.roster import WorkerFacts
 from nbmr.sending import Sending
 from nbmr.stall import Stall
 from nbmr.standing import Member, Progress, Status
-from nbmr.tasks import is_frame
 from nbmr.written import Target
 
 if TYPE_CHECKING:
@@ -73,8 +72,8 @@ class Job:
         #: What shows the job while it is awaited.
         self.following: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         self._gathered: list[Any] = []
-        #: Whether its results are DataFrames or Series; None until they were gathered.
-        self.gave_frames: bool | None = None
+        #: The library whose frames or series its results are, empty for none; None until they were gathered.
+        self.gave_frames_of: str | None = None
         #: Jobs whose results are its data: their logs have to be there until it is done.
         self.sources: list[Job] = []
         #: Held while the results are gathered.
@@ -376,27 +375,29 @@ class Job:
     def _gather(self, *, consume: bool) -> Any:
         how = self._log.about.get("gather", "auto")
         of_frame = bool(self._log.about.get("of_frame"))
+        library = self._log.about.get("library", "pandas")
         with self._log.changed:
             outcomes = [self._log.outcomes[task] for task in sorted(self._log.outcomes)]
         outcomes.sort(key=lambda outcome: outcome.start)  # stable, and mostly in order
         standing = {} if of_frame or not self._log.failed else {f.number: f for f in self.failures}
         # what gather() copies from need not be writable; what it hands on as it is must be
         values = values_of(outcomes, standing, writable=False)
-        copied = how != "list" and all(value is None or is_frame(value) for value in values)
+        copied = how != "list" and frames.are_frames(values)
         views = any(len(outcome.layout) > 1 for outcome in outcomes)
         if views and (not copied or sum(value is not None for value in values) <= 1):
             values = values_of(outcomes, standing, writable=True)
         found = (value for value in values if value is not None and not isinstance(value, Failure))
         if (first := next(found, None)) is not None:
-            self.gave_frames = is_frame(first)
+            name, kind = frames.kind_of(first)
+            self.gave_frames_of = name if kind in frames.FRAMES else ""
         if self.target:
             return Files([path for path in values if isinstance(path, str)], Read(None, {}))
         if not consume:
-            return frames.gather(values, of_frame=of_frame, how=how)
+            return frames.gather(values, of_frame=of_frame, how=how, library=library)
         self._log.let_go()  # the messages go one by one, as they are copied
         outcomes.clear()
         try:
-            return frames.gather(values, of_frame=of_frame, how=how)
+            return frames.gather(values, of_frame=of_frame, how=how, library=library)
         except BaseException:
             self._start_over()
             raise

@@ -251,7 +251,9 @@ class JobLog:
     def _on_sealed(self, entry: Message) -> None:
         self.sealed, self._tasks, self.total = True, entry.fields["tasks"], entry.fields["units"]
         if "of_frame" in entry.fields:  # known only now, if the data are a job's results
-            self.about = self.about | {"of_frame": entry.fields["of_frame"]}
+            self.about = self.about | {
+                name: entry.fields[name] for name in ("of_frame", "library") if name in entry.fields
+            }
 
     def _on_started(self, entry: Message) -> None:
         self._crew.setdefault(entry.fields["worker"], (entry.fields["host"], 0, 0))

@@ -76,7 +76,8 @@ def checked(frame: Any, by: list[Any], who: str) -> Any:
     import pandas as pd  # noqa: PLC0415 - slow to import
 
     if not isinstance(frame, pd.DataFrame):
-        raise TypeError(f"{who} has to give a DataFrame; it gave a {type(frame).__name__}.")
+        hint = " Return its .to_pandas()." if hasattr(frame, "to_pandas") else ""
+        raise TypeError(f"{who} has to give a DataFrame of pandas; it gave a {_name(frame)}.{hint}")
     for name in by:
         count = sum(name == column for column in frame.columns)
         if not count:
@@ -84,6 +85,11 @@ def checked(frame: Any, by: list[Any], who: str) -> Any:
         if count > 1:
             raise ValueError(f"{who} gave {count} columns {name!r}, by which to reduce.")
     return frame
+
+
+def _name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 class Reduce:

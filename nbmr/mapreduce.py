@@ -11,7 +11,6 @@ from nbmr.errors import ConfigError, NothingToReduce
 from nbmr.filelist import Files
 from nbmr.folding import Chunk
 from nbmr.job import Job
-from nbmr.tasks import is_frame
 
 #: Most map tasks: each is a file that a reduce task has open.
 MOST_PARTITIONS = 64
@@ -66,7 +65,7 @@ def cut(data: Any, partitions: int | None) -> tuple[Any, int | None, bool]:
     if isinstance(data, Job | Files):
         return data, partitions, False
     frames.check_partitions(partitions)
-    if is_frame(data):
+    if frames.is_frame(data):
         return data, min(partitions or MOST_PARTITIONS // 2, MOST_PARTITIONS), False
     try:
         chunks = reduction.first_level(data, partitions)

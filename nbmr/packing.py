@@ -7,7 +7,7 @@ import pickle
 from typing import Any
 
 from nbmr import codec
-from nbmr.tasks import is_frame
+from nbmr.frames import is_frame
 
 #: Items, cells or characters from which on an argument may be large.
 _MANY = 10_000

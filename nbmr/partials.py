@@ -61,6 +61,8 @@ PARTS = {
 }
 #: How the parts of a group become one; the moments have their own formula.
 _COMBINED = {"count": "sum", "total": "sum"}
+#: Parts that are never missing, but for sums like inf - inf.
+_ADDED = ("sum", "total", "prod")
 _MOMENTS = ("pivot", "offset", "m2")
 #: Aggregations whose parts combine exactly, by what numpy calls the kind of a type.
 _NUMBERS = {"sum", "prod", "min", "max", "first", "last", "any", "all", "mean", "var", "std", "sem"}
@@ -265,7 +267,11 @@ def combine(tables: list[dict[tuple[int, str], Any]], wants: list[Want], ddof: i
         if (column, name) not in known:
             values = pd.concat([table[column, name] for table in tables])
             by = values.groupby(values.index, sort=True)
-            known[column, name] = getattr(by, _COMBINED.get(name, name))()
+            combined = getattr(by, _COMBINED.get(name, name))()
+            if name in _ADDED and (missing := values.isna()).any():
+                # A part without values adds 0: one that is NaN had infinities, and pandas would skip it.
+                combined[missing.groupby(missing.index, sort=True).any()] = None
+            known[column, name] = combined
         return known[column, name]
 
     results = []

@@ -17,12 +17,11 @@ from typing import Any
 import cloudpickle
 
 from nbmr import modules, shipped
+from nbmr.reducers import Reduced, reducers
 
 #: Longest source file whose lines travel for tracebacks, in characters.
 MAX_CELL = 256 * 1024
 _CACHED = type(functools.lru_cache(lambda: None))
-
-Reduced = tuple[Any, ...]
 
 
 class _Needed:
@@ -33,31 +32,6 @@ class _Needed:
 
     def __reduce__(self) -> Reduced:
         return self._reduced
-
-
-def times_from_integers(integers: Any, dtype: Any) -> Any:
-    """Undo `reduce_array` for dates and durations."""
-    return integers.view(dtype)
-
-
-def reduce_array(array: Any) -> Reduced:
-    """Reduce a numpy array so that its data is always out of band.
-
-    Left alone, dates and durations are copied into the stream, since numpy exports no buffer for them; so
-    are slices of a frame's block, which aren't contiguous, by numpy 1. Either costs two copies.
-    """
-    if array.dtype.kind in "mM":
-        return times_from_integers, (array.view("i8"), array.dtype)
-    flags = array.flags
-    if not (flags.c_contiguous or flags.f_contiguous or array.dtype.hasobject):
-        array = array.copy()  # keeps the order of the axes
-    reduced: Reduced = array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-    return reduced
-
-
-def reduce_memmap(array: Any) -> Reduced:
-    """Reduce an array that lies in a file to its values: the file is not on every worker's machine."""
-    return reduce_array(sys.modules["numpy"].asarray(array))
 
 
 def reduce_code(code: CodeType) -> Reduced:
@@ -72,12 +46,6 @@ def reduce_code(code: CodeType) -> Reduced:
 def rebuild_code(filename: str, make: Callable[..., CodeType], *args: Any) -> CodeType:
     """Undo `reduce_code`."""
     return make(*args).replace(co_filename=filename)
-
-
-def array_reducers() -> dict[type, Callable[[Any], Reduced]]:
-    """Return the dispatch entry for numpy arrays, if numpy is loaded at all."""
-    numpy = sys.modules.get("numpy")
-    return {} if numpy is None else {numpy.ndarray: reduce_array, numpy.memmap: reduce_memmap}
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
@@ -97,7 +65,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         # A plain dict: the C pickler looks into it for every object, and cloudpickle's own is a ChainMap.
         self.dispatch_table = {
             **cloudpickle.Pickler.dispatch_table,
-            **array_reducers(),
+            **reducers(),
             CodeType: reduce_code,
         }
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 from nbmr import frames
-from nbmr.errors import ConfigError, NothingToReduce
+from nbmr.errors import NothingToReduce
 from nbmr.folding import Chunk
-from nbmr.tasks import is_frame, weight
+from nbmr.tasks import check_iterable, weight
 
 #: Stands for an `initial` that was not given: None is a value like others.
 MISSING: Any = inspect.Parameter.empty
@@ -53,14 +53,11 @@ def first_level(data: Any, partitions: int | None, initial: Any = MISSING) -> li
         If the data can't be reduced, or `partitions` makes no sense.
     """
     head = [] if initial is MISSING else [initial]
-    if is_frame(data):
+    if frames.is_frame(data):
         bounds = frames.row_bounds(data, partitions, _SLOTS)
         parts = [frames.take(data, start, stop) for start, stop in bounds] if len(data) else []
         return list(_of_size(PARTITIONS, _some(itertools.chain(head, parts))))
-    if isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
-        raise ConfigError(
-            f"data is of type {type(data).__name__}; pass a DataFrame, a Series, a list or another iterable."
-        )
+    check_iterable(data)
     frames.check_partitions(partitions)
     values = _some(itertools.chain(head, data))
     if not isinstance(data, Sized):

@@ -154,6 +154,8 @@ _INPUT = {
 #: the data's buffers lie apart.
 _DATA = {"layout": layout, "results": _each(_result), "together": _flag, "apart": _each(_apart)}
 
+#: Whose frames a job's data were.
+_library = _one_of("pandas", "polars", "pyarrow")
 _SLOT = {
     "state": _one_of("idle", "running"),
     "job": _text,
@@ -194,13 +196,14 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "on_error": _text,
             "gather": _text,
             "of_frame": _flag,
+            "library": _library,
             "ttl": number,
             "everywhere": _flag,
             "to": _to,
             "shuffled": told,
         },
     ),
-    "sealed": ({"tasks": whole, "units": whole}, {"of_frame": _flag}),
+    "sealed": ({"tasks": whole, "units": whole}, {"of_frame": _flag, "library": _library}),
     "sending": ({}, {}),
     "kept": ({}, {"mark": _text}),
     "started": ({"worker": _text, "attempt": whole, "host": _text, "pid": whole}, {}),

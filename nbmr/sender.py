@@ -72,8 +72,7 @@ class Sender:
 
     def open(self) -> None:
         """Write the log's first entry."""
-        about = self.options | self.source.about
-        about |= {"units": self.source.units, "of_frame": self.source.of_frame}
+        about = self.options | self.source.about | {"units": self.source.units} | self.source.gathering
         body = message.seal(self.signer, "opened", job=self.log.job, **about)
         self.broker.append(topology.job_log(self.log.job), body)
 
@@ -106,7 +105,7 @@ class Sender:
             job=self.log.job,
             tasks=self._sent,
             units=units,
-            of_frame=self.source.of_frame,
+            **self.source.gathering,
         )
         self._settle([self.broker.append(topology.job_log(self.log.job), body)])
 

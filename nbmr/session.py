@@ -240,7 +240,7 @@ class Session:
     def _new_log(self, options: dict[str, Any], source: Source) -> JobLog:
         log = JobLog(secrets.token_hex(6), self._signer)
         options["ttl"] = self.settings.job_ttl
-        log.about, log.total = options | {"of_frame": source.of_frame}, source.units
+        log.about, log.total = options | source.gathering, source.units
         return log
 
     def _begin(self, job: Job, log: JobLog, sender: Sender) -> None:

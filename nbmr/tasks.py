@@ -89,8 +89,9 @@ class Source:
     `source_of` makes one.
     """
 
-    #: Whether results are gathered as from a frame.
+    #: Whether results are gathered as from a frame, and of which library.
     of_frame = False
+    library = "pandas"
     #: Whether it can be read only once.
     lazy = False
     #: How many units there are; None while that isn't known.
@@ -99,6 +100,11 @@ class Source:
     about: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
     #: Bytes from which on a buffer that several tasks have is sent once; None if none are looked for.
     shares_from: int | None = None
+
+    @property
+    def gathering(self) -> dict[str, Any]:
+        """What a job's log says of its data, for those who gather its results."""
+        return {"of_frame": self.of_frame, "library": self.library}
 
     def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
         """Cut the data into tasks; an iterable is read as they are asked for.
@@ -150,7 +156,7 @@ def source_of(data: Any, partitions: int | None, slots: int, *, singly: bool = F
     Parameters
     ----------
     data
-        A DataFrame, a Series, or any iterable.
+        A frame or series of pandas, polars or Arrow, or any iterable.
     partitions
         How many tasks; None to choose.
     slots
@@ -163,20 +169,21 @@ def source_of(data: Any, partitions: int | None, slots: int, *, singly: bool = F
     ConfigError
         If the data can't be mapped over, or `partitions` makes no sense.
     """
-    if is_frame(data):
+    if frames.is_frame(data):
         return FrameSource(data, partitions, slots)
     return ItemSource(data, partitions, slots, singly=singly or isinstance(data, Files))
 
 
 class FrameSource(Source):
-    """The partitions of a DataFrame or Series, a task each; parameters as for `source_of`."""
+    """The partitions of a frame or series, a task each; parameters as for `source_of`."""
 
     of_frame = True
 
     def __init__(self, data: Any, partitions: int | None, slots: int) -> None:
         self._bounds = frames.row_bounds(data, partitions, slots)
         self.units = len(self._bounds)
-        self._data = data.copy(deep=False)  # later changes by the user are not ours
+        self.library, _ = frames.kind_of(data)
+        self._data = frames.snapshot(data)  # later changes by the user are not ours
 
     def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:  # noqa: ARG002
         """Cut the frame."""
@@ -185,20 +192,16 @@ class FrameSource(Source):
 
     def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - a task is a partition
         """Cut one partition."""
-        part = frames.take(self._data, *self._bounds[number])
-        return Task(number, [part], frames.row_labels(part))
+        first, end = self._bounds[number]
+        part = frames.take(self._data, first, end)
+        return Task(number, [part], frames.row_labels(part, first))
 
 
 class ItemSource(Source):
     """The items of an iterable, in batches; parameters as for `source_of`."""
 
     def __init__(self, data: Any, partitions: int | None, slots: int, *, singly: bool = False) -> None:
-        if isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
-            hint = {"dict": "pass list(d.items())", "str": "pass [text], or text.splitlines()"}
-            raise ConfigError(
-                f"data is of type {type(data).__name__}; pass a DataFrame, a Series, a list or another"
-                f" iterable ({hint.get(type(data).__name__, 'of items')})."
-            )
+        check_iterable(data)
         frames.check_partitions(partitions)
         self._slots = max(slots, _FEWEST_SLOTS)
         self._partitions = partitions
@@ -276,18 +279,32 @@ class ItemSource(Source):
             yield Task(sent, batch)
 
 
-def is_frame(data: Any) -> bool:
-    """Whether data is a DataFrame or Series; pandas isn't imported to find out."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(data, pandas.DataFrame | pandas.Series)
+def check_iterable(data: Any) -> None:
+    """Refuse data that has neither rows nor items.
+
+    Raises
+    ------
+    ConfigError
+        If so; says what to pass.
+    """
+    if not isinstance(data, str | bytes | dict) and isinstance(data, Iterable):
+        return
+    hint = {
+        "dict": "pass list(d.items())",
+        "str": "pass [text], or text.splitlines()",
+        "LazyFrame": "pass its .collect(): workers get rows",
+    }.get(type(data).__name__, "of items")
+    raise ConfigError(
+        f"data is of type {type(data).__name__}; pass a DataFrame, a Series, a list or another iterable"
+        f" ({hint})."
+    )
 
 
 def weight(item: Any) -> int:
     """Roughly how many bytes an item takes, cheaply."""
     if isinstance(item, int | float | bool | None):
         return 8
+    if library := frames.library_of(item):
+        return library.nbytes(item)
     size = getattr(item, "nbytes", None)
-    if is_frame(item):
-        size = item.memory_usage(index=True)
-        size = int(size if isinstance(size, int) else size.sum())
     return int(size) if isinstance(size, int) else sys.getsizeof(item)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbmr import unit
+from nbmr import frames, unit
 from nbmr.errors import ConfigError
 from nbmr.reading import is_url
 
@@ -138,7 +138,7 @@ class Writing:
     Parameters
     ----------
     fn
-        Returns a DataFrame, a Series or None.
+        Returns a DataFrame, a Series, a table or None.
     target
         Where to.
     job
@@ -154,7 +154,7 @@ class Writing:
         Raises
         ------
         TypeError
-            If it is neither a DataFrame nor a Series.
+            If it is no DataFrame, Series or table.
         FileExistsError
             If the folder holds results of another job.
         OSError
@@ -216,7 +216,7 @@ def write(result: Any, path: Path, kind: str) -> None:
     Parameters
     ----------
     result
-        A DataFrame or Series.
+        A frame or series of a library that `nbmr.frames` knows.
     path
         A file that isn't there yet.
     kind
@@ -229,22 +229,15 @@ def write(result: Any, path: Path, kind: str) -> None:
     ImportError
         If what writes it isn't installed.
     """
-    import pandas as pd  # noqa: PLC0415 - slow to import
-
-    if isinstance(result, pd.Series):
-        result = result.to_frame(name="0" if result.name is None else str(result.name))
-    if not isinstance(result, pd.DataFrame):
+    library = frames.library_of(result)
+    if library is None:
         kind_of = type(result).__name__
-        raise TypeError(f"to= writes what is a DataFrame, a Series or None; fn returned a {kind_of}.")
-    if kind == "csv":
-        with path.open("x", encoding="utf-8", newline="") as file:
-            result.to_csv(file, index=any(name is not None for name in result.index.names))
-            file.flush()
-            os.fsync(file.fileno())
-        return
+        raise TypeError(
+            f"to= writes what is a DataFrame, a Series, a table or None; fn returned a {kind_of}."
+        )
     try:
         with path.open("xb") as file:
-            result.to_parquet(file)
+            library.write(result, file, kind)
             file.flush()
             os.fsync(file.fileno())
     except ImportError as exc:

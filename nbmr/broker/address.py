@@ -91,12 +91,13 @@ def parse(url: str) -> tuple[Address, ...]:
 
 
 def _parse(url: str) -> list[Address]:
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS:
-        raise ConfigError(
-            f"The broker's URL starts with {parts.scheme or url[:8]!r}; it has to be amqp:// or amqps://."
-        )
-    account, _, hosts = parts.netloc.rpartition("@")
+    found_hosts = re.match(r"[A-Za-z]+://([^/?#]*)", url)
+    # Without the hosts: newer Pythons refuse an IPv6 address that isn't the first of several.
+    parts = urlsplit(url[: found_hosts.start(1)] + url[found_hosts.end(1) :]) if found_hosts else None
+    if found_hosts is None or parts is None or parts.scheme not in _PORTS:
+        start = url.partition(":")[0] if ":" in url else url[:8]
+        raise ConfigError(f"The broker's URL starts with {start!r}; it has to be amqp:// or amqps://.")
+    account, _, hosts = found_hosts[1].rpartition("@")
     user, _, password = account.partition(":")
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     if unknown := sorted(options.keys() - _OPTIONS):

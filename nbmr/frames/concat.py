@@ -16,13 +16,10 @@ import pandas as pd
 
 from nbmr.frames.destination import Destination, destination, detached_index, drifted, is_object, same_dtype
 from nbmr.frames.index import common_names, labels
+from nbmr.frames.library import UnjoinableError
 
 #: So many bytes of partitions may be held by columns that keep pieces, or by malloc after their end.
 _HELD_BYTES = 32 << 20
-
-
-class UnjoinableError(Exception):
-    """pandas can't concatenate these frames; nothing was consumed."""
 
 
 def concat(results: list[Any], numbers: list[int]) -> Any:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from nbmr.errors import ConfigError, GatherError
+from nbmr.frames import dispatch
+from nbmr.frames.dispatch import FRAMES
+from nbmr.frames.library import Library, UnjoinableError
 
 #: The values that ``gather`` takes.
 HOW = ("auto", "list", "concat")
+#: The kind of what can't be joined.
+_OTHER = ("", "")
 
 
 def check_how(how: str) -> None:
@@ -24,12 +28,13 @@ def check_how(how: str) -> None:
         raise ConfigError(f"gather={how!r}: pass one of {', '.join(map(repr, HOW))}")
 
 
-def gather(results: list[Any], *, of_frame: bool, how: str = "auto") -> Any:
+def gather(results: list[Any], *, of_frame: bool, how: str = "auto", library: str = "pandas") -> Any:
     """Make one object of the results of all partitions.
 
-    DataFrames, and Series, are concatenated in order. From a frame, one dict a partition makes one
-    row each, and one scalar a partition makes a Series. Anything else is a list in order. ``None``
-    results are dropped, unless it ends as a list. Results without rows don't influence dtypes.
+    DataFrames, Series, and tables are concatenated in order, by their own library. From a frame, one dict a
+    partition makes one row each, and one scalar a partition makes a Series, of the library of that frame.
+    Anything else is a list in order. ``None`` results are dropped, unless it ends as a list. Results without
+    rows don't influence dtypes.
 
     Parameters
     ----------
@@ -37,15 +42,17 @@ def gather(results: list[Any], *, of_frame: bool, how: str = "auto") -> Any:
         What the function returned, in the order of the partitions. **It is consumed**: an entry is
         set to None as soon as its rows are copied, so that memory holds the result and little more.
     of_frame
-        Whether the job's data was a DataFrame or Series.
+        Whether the job's data was a frame.
     how
         "auto" as above; "list" is always the list; "concat" raises where "auto" gives a list.
+    library
+        Whose frame it was.
 
     Returns
     -------
-    DataFrame, Series or list
-        For a function that works row by row, what pandas gives for the whole frame. Its arrays are
-        its own and writable, except where there was one result only: that is returned as it is.
+    DataFrame, Series, table or list
+        For a function that works row by row, what it gives for the whole frame. The arrays of pandas' are
+        their own and writable, except where there was one result only: that is returned as it is.
 
     Raises
     ------
@@ -65,37 +72,36 @@ def gather(results: list[Any], *, of_frame: bool, how: str = "auto") -> Any:
     check_how(how)
     if how == "list":
         return results
+    home = dispatch.library(library) if of_frame else None
     present = [number for number, result in enumerate(results) if result is not None]
-    kinds = {number: _kind(results[number], of_frame=of_frame) for number in present}
+    kinds = {number: _kind(results[number], home) for number in present}
     numbers = _with_rows(results, present)
-    kind = kinds[numbers[0]] if numbers else "other"
-    odd = next((number for number in numbers if kind == "other" or kinds[number] != kind), None)
+    kind = kinds[numbers[0]] if numbers else _OTHER
+    odd = next((number for number in numbers if kind == _OTHER or kinds[number] != kind), None)
     if odd is not None or not numbers:
         if how == "concat":
             raise GatherError(_misfit(results, numbers[0] if numbers else None, odd))
         return results
-    if kind in ("frame", "series"):
-        return _concat(results, numbers, how)
-    import pandas as pd  # noqa: PLC0415 -- loaded already: the data was a frame
+    try:
+        return _joined(results, numbers, kind, home)
+    except UnjoinableError as error:
+        if how == "concat":
+            raise GatherError(f"gather='concat': {kind[0]} can't concatenate the results: {error}") from error
+        return results
 
-    values = [results[number] for number in numbers]
-    results[:] = [None] * len(results)
-    return pd.DataFrame(values) if kind == "row" else pd.Series(values)
 
-
-def _kind(result: Any, *, of_frame: bool) -> str:
-    # Where pandas is not loaded no result can be of pandas, and a job over a list must not load it.
-    pd = sys.modules.get("pandas")
-    if pd is not None:
-        if isinstance(result, pd.DataFrame):
-            return "frame"
-        if isinstance(result, pd.Series):
-            return "series"
-        if of_frame and isinstance(result, dict):
-            return "row"
-        if of_frame and pd.api.types.is_scalar(result):
-            return "value"
-    return "other"
+def _kind(result: Any, home: Library | None) -> tuple[str, str]:
+    """Return the library that can join a result with others of its kind, and which kind that is."""
+    name, kind = dispatch.kind_of(result)
+    if kind in FRAMES or kind == "lazy":
+        return name, kind
+    if home is None:
+        return _OTHER
+    if kind == "array":
+        return (name, kind) if name == home.name else _OTHER
+    if isinstance(result, dict):
+        return home.name, "row"
+    return (home.name, "value") if home.is_value(result) else _OTHER
 
 
 def _with_rows(results: list[Any], present: list[int]) -> list[int]:
@@ -104,27 +110,35 @@ def _with_rows(results: list[Any], present: list[int]) -> list[int]:
     (``apply(axis=1)`` of an empty frame gives a DataFrame where it else gives a Series, and a column
     computed from no rows is of dtype object.) Of frames that all are without rows, the first stays.
     """
-    pd = sys.modules.get("pandas")
-    if pd is None:
-        return present
-    if not all(isinstance(results[number], (pd.DataFrame, pd.Series)) for number in present):
+    if not all(dispatch.is_frame(results[number]) for number in present):
         return present
     return [number for number in present if len(results[number])] or present[:1]
 
 
-def _concat(results: list[Any], numbers: list[int], how: str) -> Any:
-    from nbmr.frames.concat import UnjoinableError, concat  # noqa: PLC0415 -- it imports pandas
-
-    if len(numbers) == 1 and (len(results) == 1 or len(results[numbers[0]]) == 0):
+def _joined(results: list[Any], numbers: list[int], kind: tuple[str, str], home: Library | None) -> Any:
+    library = dispatch.library(kind[0])
+    if kind[1] in ("row", "value"):
+        values = [results[number] for number in numbers]
+        joined = library.of_rows(values) if kind[1] == "row" else library.of_values(values)
+    elif len(results) == 1 or (len(numbers) == 1 and kind[1] in FRAMES and not len(results[numbers[0]])):
         joined = results[numbers[0]]
-        results[:] = [None] * len(results)
-        return joined
-    try:
-        return concat(results, numbers)
-    except UnjoinableError as error:
-        if how == "concat":
-            raise GatherError(f"gather='concat': pandas can't concatenate the results: {error}") from error
-        return results
+    elif home is not None and home.name != library.name == "pandas":
+        # Each partition's rows were numbered anew, where pandas' own partitions keep their labels.
+        fresh = all(_is_numbered(results[number].index) for number in numbers)
+        joined = library.concat(results, numbers)
+        if fresh:
+            joined = joined.reset_index(drop=True)
+    else:
+        return library.concat(results, numbers)
+    results[:] = [None] * len(results)
+    return joined
+
+
+def _is_numbered(index: Any) -> bool:
+    """Whether a pandas index has no labels of its own: rows from 0 on."""
+    import pandas as pd  # noqa: PLC0415 -- loaded already: it is of pandas
+
+    return isinstance(index, pd.RangeIndex) and index.equals(pd.RangeIndex(len(index))) and index.name is None
 
 
 def _misfit(results: list[Any], first: int | None, odd: int | None) -> str:

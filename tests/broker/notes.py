@@ -1,8 +1,11 @@
-"""What tasks note in a file, for a test to read what really ran."""
+"""What tests read of what really ran: notes that tasks make in a file, connections of a process."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 
 def note(file: Path, text: object) -> None:
@@ -14,3 +17,9 @@ def note(file: Path, text: object) -> None:
 def lines(file: Path) -> list[str]:
     """Return the lines so far; none if there is no file yet."""
     return file.read_text().splitlines() if file.exists() else []
+
+
+def connections_of(process: psutil.Process) -> Any:
+    """Return a process' TCP connections; psutil 5 has another name for that."""
+    connections: Any = getattr(process, "net_connections", None) or process.connections
+    return connections("tcp")

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import psutil
 import pytest
+from notes import connections_of
 from servers import started
 
 import nbmr
@@ -397,7 +398,7 @@ def ports(pids, port):
     return {
         c.laddr.port
         for pid in pids
-        for c in psutil.Process(pid).net_connections("tcp")
+        for c in connections_of(psutil.Process(pid))
         if c.raddr and c.raddr.port == port and c.status == "ESTABLISHED"
     }
 

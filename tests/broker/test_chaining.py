@@ -20,6 +20,8 @@ from nbmr.blobfile import BlobGone
 from nbmr.frames import row_bounds
 from nbmr.signing import Signer
 
+pytestmark = pytest.mark.slow
+
 FRAME = pd.DataFrame(
     {
         "a": np.arange(100),

@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+from notes import connections_of
 from servers import cluster
 
 import nbmr
@@ -46,7 +47,7 @@ def client(servers, key):
 
 def connected(servers, pids):
     """The servers that these processes have connections to."""
-    ports = {c.raddr.port for pid in pids for c in psutil.Process(pid).net_connections("tcp") if c.raddr}
+    ports = {c.raddr.port for pid in pids for c in connections_of(psutil.Process(pid)) if c.raddr}
     return {server.port for server in servers} & ports
 
 

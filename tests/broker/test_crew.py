@@ -19,6 +19,8 @@ import pytest
 import nbmr
 from nbmr import api, pools
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def other(virtual_environment, tmp_path_factory):

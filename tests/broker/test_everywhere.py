@@ -13,6 +13,8 @@ import pytest
 import nbmr
 from nbmr import topology
 
+pytestmark = pytest.mark.slow
+
 
 def pids(client, queue):
     return {slot.pid for worker in client.workers_seen(queue) for slot in worker.slots}

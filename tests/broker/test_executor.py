@@ -17,6 +17,8 @@ from notes import lines, note
 import nbmr
 from nbmr import shared
 
+pytestmark = pytest.mark.slow
+
 #: Seconds that anything here may take.
 PATIENCE = 60
 

@@ -15,6 +15,8 @@ from pandas.testing import assert_frame_equal
 
 import nbmr
 
+pytestmark = pytest.mark.slow
+
 
 def at_top(x):
     return x + 1

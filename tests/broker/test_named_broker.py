@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+from notes import connections_of
 
 import nbmr
 from nbmr import api, config, topology
@@ -17,7 +18,7 @@ from nbmr.broker import connect, link
 
 def connections(port):
     """How many connections this process has to the broker."""
-    found = psutil.Process().net_connections("tcp")
+    found = connections_of(psutil.Process())
     return sum(c.raddr != () and c.raddr.port == port and c.status == "ESTABLISHED" for c in found)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pika
 import psutil
 import pytest
+from notes import connections_of
 
 from nbmr import node
 from nbmr.errors import ConfigError, NodeError, RabbitMQNotFound
@@ -122,10 +123,7 @@ def test_a_second_use_finds_the_same_node_quickly(info):
 
 def test_everything_listens_on_loopback_only(info):
     listening = [
-        (p.name(), c.laddr)
-        for p in family(info)
-        for c in p.net_connections("tcp")
-        if c.status == psutil.CONN_LISTEN
+        (p.name(), c.laddr) for p in family(info) for c in connections_of(p) if c.status == psutil.CONN_LISTEN
     ]
     names = {name for name, _ in listening}
     assert any("beam" in name for name in names)

@@ -14,6 +14,8 @@ import pytest
 import nbmr
 from nbmr import topology
 
+pytestmark = pytest.mark.slow
+
 
 def says(x):
     print("printed", x)

@@ -25,6 +25,8 @@ from nbmr.inputs import Inputs
 from nbmr.message import Message
 from nbmr.worker.inputs import Inputs as OfWorker
 
+pytestmark = pytest.mark.slow
+
 FRAME = pd.DataFrame({"a": range(10), "b": list("abcdefghij")}, index=[f"row{i}" for i in range(10)])
 HERE = os.getpid()
 

@@ -16,6 +16,8 @@ from pandas.testing import assert_frame_equal
 import nbmr
 from nbmr import pools, shared
 
+pytestmark = pytest.mark.slow
+
 FRAME = pd.DataFrame(
     {"x": np.arange(400_000.0), "when": pd.date_range("2020", periods=400_000, freq="s", tz="CET")}
 )

@@ -20,12 +20,14 @@ from nbmr.codec import ALIGNMENT, decode, encode, encode_function, layout, piece
 
 N = 20_000
 TIMES = pd.date_range("2024-01-01", periods=N, freq="min")
+#: What pandas 3 makes of text by itself.
+TEXT = "str" if pd.__version__ >= "3" else "string[pyarrow]"
 COLUMNS = {
     "float": np.arange(N) / 3,
     "time": TIMES,
     "zone": TIMES.tz_localize("Europe/Paris"),
     "span": TIMES - TIMES[0],
-    "str": pd.Series([f"row {i}" for i in range(N)]),
+    "str": pd.Series([f"row {i}" for i in range(N)], dtype=TEXT),
     "nullable": pd.array([1, None] * (N // 2), dtype="Int64"),
     "category": pd.Categorical(["a", "b"] * (N // 2)),
     "date": [date(2024, 1, 1 + i % 28) for i in range(N)],

@@ -110,14 +110,22 @@ def test_urls_need_fsspec(monkeypatch):
     assert nbmr.files("https://example.org/a.csv?x=1") == ["https://example.org/a.csv?x=1"]
 
 
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # by early ones of fsspec
 def test_urls_are_listed_by_fsspec(folder):
-    pytest.importorskip("fsspec")
-    found = nbmr.files(f"local://{folder}/*.csv")
-    assert found == [f"file://{folder}/a.csv", f"file://{folder}/b.csv"]
-    assert_frame_equal(found.read(found[0]), FRAME)
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    for name in ("a.csv", "b.csv"):
+        memory.pipe(f"/listed/{name}", (folder / name).read_bytes())
+    try:
+        found = nbmr.files("memory://listed/*.csv")
+        assert [url.rpartition("/")[2] for url in found] == ["a.csv", "b.csv"]
+        assert all(url.startswith("memory://") for url in found)
+        assert_frame_equal(found.read(found[0]), FRAME)
+        with pytest.raises(nbmr.ConfigError, match="No file matches"):
+            nbmr.files("memory://listed/*.jsonl")
+    finally:
+        memory.rm("/listed", recursive=True)
     assert nbmr.files(["s3://bucket/a.csv"]) == ["s3://bucket/a.csv"]
-    with pytest.raises(nbmr.ConfigError, match="No file matches"):
-        nbmr.files(f"local://{folder}/*.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 
 from nbmr.errors import ConfigError
 from nbmr.frames import row_bounds, row_labels, take
-from nbmr.frames.partition import PARTITION_BYTES, row_bytes
+from nbmr.frames.library import PARTITION_BYTES
+from nbmr.frames.of_pandas import row_bytes
 
 
 def encoded_size(value):
@@ -131,6 +132,7 @@ class Special(pd.DataFrame):
         return Special
 
 
+@pytest.mark.filterwarnings("ignore:Passing a BlockManager to Special:DeprecationWarning")  # by pandas 2.2.0
 def test_take_keeps_type_and_attrs():
     frame = Special({"a": [1, 2, 3]})
     frame.attrs["unit"] = "m"

@@ -275,5 +275,10 @@ def test_same_answer_as_pandas(name, data):
         want = call(fn, frame)
     except (TypeError, ValueError, AttributeError, NotImplementedError, pa.ArrowException):
         assume(False)  # pandas itself can't do this with such a column
-    got = by_parts(frame, fn, partitions)
+    try:
+        got = by_parts(frame, fn, partitions)
+    except ValueError as error:
+        # pandas 2 can't give a row of integers and a missing category, which it can for longer frames
+        assume(pd.__version__ >= "3" or "NaN to integer" not in str(error))
+        raise
     assert_same(got, want, freq="keep" not in name)

@@ -21,6 +21,7 @@ HEAVY = {
     "psutil",
     "tqdm",
     "click",
+    "polars",
     "pyarrow",
 }
 NAMES = [

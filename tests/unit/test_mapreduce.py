@@ -99,7 +99,14 @@ def parts_of(keys):
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
 def test_keys(keys, reducer):
     parts = parts_of(keys)
-    same(run(parts, reducer, "k"), wanted(parts, reducer, "k"))
+    try:
+        expected = wanted(parts, reducer, "k")
+    except ValueError as error:
+        assert pd.__version__ < "3"  # which can't label rows by tuples
+        with pytest.raises(ValueError, match=str(error)):
+            run(parts, reducer, "k")
+    else:
+        same(run(parts, reducer, "k"), expected)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64])
@@ -172,7 +179,7 @@ def test_nothing_at_all():
 @pytest.mark.parametrize(
     ("mapper", "combiner", "kind", "said"),
     [
-        (lambda _: 5, None, TypeError, "mapper has to give a DataFrame; it gave a int"),
+        (lambda _: 5, None, TypeError, "mapper has to give a DataFrame of pandas; it gave a int"),
         (lambda part: part[["v"]], None, KeyError, "no column 'k'"),
         (lambda part: part, lambda part: part.v, TypeError, "combiner has to give a DataFrame"),
         (lambda part: part, lambda part: part.assign(z=1), ValueError, "columns that it gets"),

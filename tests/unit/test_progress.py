@@ -181,7 +181,7 @@ print("the job's result", file=sys.stderr)
 """
     written = in_terminal(JOB + script)
     assert "The display of job 4f2a doesn't work; the job does." in written
-    assert written.rstrip().endswith("the job's result")
+    assert "the job's result" in written
 
 
 def test_an_unknown_place_is_an_error():

@@ -11,7 +11,8 @@ from pandas.testing import assert_frame_equal
 
 from nbmr.codec import decode
 from nbmr.errors import ConfigError, PickleError
-from nbmr.tasks import Call, is_frame, source_of
+from nbmr.frames import is_frame
+from nbmr.tasks import Call, source_of
 
 
 def tasks(data, partitions=None, slots=2, seconds=None):
