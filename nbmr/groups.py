@@ -295,8 +295,8 @@ def grouped(df: Any, by: Any, options: dict[str, Any], run: Callable[..., Any]) 
         if library:
             hint = f"Pass its {'.collect()' if kind == 'lazy' else ''}.to_pandas()."
         raise ConfigError(
-            "nbmr.groupby is pandas' groupby: it needs a DataFrame or Series of pandas, a job or nbmr.files(…);"
-            f" got {library or 'an object'} {type(df).__name__}. {hint}"
+            "nbmr.groupby is pandas' groupby: it needs its DataFrame or Series, a job or nbmr.files(…)"
+            f"; got {library or 'an object'} {type(df).__name__}. {hint}"
         )
     pandas, jobs = check_options(options)
     from nbmr.groupwork import Groupwork  # noqa: PLC0415 - pandas and numpy load then
