@@ -35,6 +35,15 @@ SHARED_MEMORY = Path("/dev/shm")
 MESSAGE_LIMIT = topology.MESSAGE_BYTES + (64 << 10)
 
 
+#: The folders in the order in which their tests begin.
+FOLDERS = ("browser", "broker", "notebooks", "unit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take minutes, so that no process is at one of them when all others are done."""
+    items.sort(key=lambda item: FOLDERS.index(item.path.parent.name))
+
+
 # ---------------------------------------------------------------- folders, and what is left at the end
 
 
