@@ -162,8 +162,7 @@ def test_its_server_is_killed_under_a_map_reduce(client, moment, tmp_path):
     assert_frame_equal(out, expected)
 
 
-@pytest.mark.parametrize("data", ["map_reduce", "files", "job"])
-def test_its_server_is_killed_between_map_and_reduce(client, data, tmp_path, monkeypatch):
+def test_its_server_is_killed_between_map_and_reduce(client, monkeypatch):
     """When all rows are in their buckets, and before any of them was read."""
     frame = pd.DataFrame({"k": [n % 7 for n in range(2_000)], "x": range(2_000)})
     killed = []
@@ -177,19 +176,9 @@ def test_its_server_is_killed_between_map_and_reduce(client, data, tmp_path, mon
         return pd.Series({"n": len(group), "order": hash(tuple(group["x"]))})
 
     monkeypatch.setattr("nbmr.client.ShuffleSource", kill_first)
-    if data == "map_reduce":
-        out = client.map_reduce(
-            frame, lambda part: part, summary, "k", partitions=5, reducers=3, progress=False
-        )
-    elif data == "files":
-        for number in range(4):
-            frame.iloc[500 * number : 500 * (number + 1)].to_csv(tmp_path / f"{number}.csv", index=False)
-        files = nbmr.files(f"{tmp_path}/*.csv")
-        out = client.groupby(files, "k", progress=False).apply(summary)
-    else:
-        job = client.submit(frame, lambda part: part, partitions=5)
-        out = client.groupby(job, "k", progress=False).apply(summary)
-        job.forget()
+    job = client.submit(frame, lambda part: part, partitions=5)
+    out = client.groupby(job, "k", progress=False).apply(summary)
+    job.forget()
     assert len(killed) == 1
     assert_frame_equal(out, frame.groupby("k").apply(summary))
 
