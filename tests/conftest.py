@@ -40,7 +40,7 @@ FOLDERS = ("browser", "broker", "notebooks", "unit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take minutes, so that no process is at one of them when all others are done."""
+    """Begin with the files that take minutes: so no process is at one of them when all others are done."""
     items.sort(key=lambda item: FOLDERS.index(item.path.parent.name))
 
 
