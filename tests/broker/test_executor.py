@@ -178,6 +178,7 @@ def test_shutdown_cancels_what_has_not_begun(client, queue, tmp_path, gate, even
         eventually(lambda: lines(log))
         executor.shutdown(wait=False, cancel_futures=True)
         assert [future.cancelled() for future in futures] == [False] + [True] * 7
+        eventually(lambda: client._broker._publishing.idle)  # RabbitMQ has told the worker
         gate.touch()
         assert futures[0].result(PATIENCE) == 0
         executor.shutdown()
