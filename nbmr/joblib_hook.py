@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,10 @@ def install(factory: Factory) -> None:
 
 
 def _register(module: ModuleType, factory: Factory) -> None:
-    with contextlib.suppress(Exception):
+    try:
         module.register_parallel_backend("nbmr", factory)
+    except Exception as exc:  # noqa: BLE001 - joblib is of use without us, too
+        warnings.warn(f"joblib doesn't take nbmr's backend: {exc}", RuntimeWarning, stacklevel=2)
 
 
 class _Finder:

@@ -318,7 +318,6 @@ class JobLog:
             self.rejected += 1  # its chunks are not all there; it will come again
             return
         outcome = self.outcomes[entry.task] = Outcome.read(fields, payload, offset)
-        self.status = Status.RUNNING  # of a short task nothing else tells
         self._order.append(entry.task)
         self.status = Status.RUNNING  # of a short task nothing else is told
         if self.counts_only:

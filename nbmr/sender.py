@@ -21,8 +21,6 @@ from nbmr.tasks import Call, Source, Task
 _AHEAD_PER_SLOT, _AHEAD = 8, 64
 #: Confirmations to collect before looking at them.
 _SETTLE_EVERY = 256
-#: Functions whose pace is remembered.
-_PACES = 1_000
 #: Seconds between two notes that a job is still being sent.
 TELL_SECONDS = 5.0
 
@@ -58,8 +56,6 @@ class Sender:
     blobs: list[topology.Queue] = field(default_factory=list)
     #: The folder of its payloads in shared memory; empty if they travel in messages.
     shared: str = ""
-    #: Seconds that a unit took in earlier jobs, by the function's digest; this one adds its own.
-    paces: dict[str, float] = field(default_factory=dict, repr=False)
     _sent: int = 0
     #: What tasks say of the function.
     _function_fields: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -116,7 +112,7 @@ class Sender:
             self._apart = Apart(self.source.shares_from, self._lay)
         waiting: list[Future[bool]] = []
         units = 0
-        for task in self.source.tasks(self._pace):
+        for task in self.source.tasks(self.log.seconds_per_unit):
             if self.log.ended:
                 break
             if task is None:
@@ -132,18 +128,7 @@ class Sender:
             if self.source.lazy:
                 self._wait_for_room(self._sent)
         self._settle(waiting)
-        self._pace()
         return units
-
-    def _pace(self) -> float | None:
-        """Return how many seconds a unit takes, as measured in this job, or else in one with its function."""
-        seconds = self.log.seconds_per_unit()
-        if seconds is None:
-            return self.paces.get(self.call.digest)
-        if len(self.paces) >= _PACES:
-            self.paces.clear()
-        self.paces[self.call.digest] = seconds
-        return seconds
 
     def send_again(self, numbers: list[int]) -> None:
         """Send some of the tasks once more; those of an iterable can't be."""

@@ -63,8 +63,6 @@ class Session:
         self._signer = Signer(self.settings.key)
         self._presence = Presence(self.settings.node, "clients").hold() if self.settings.node else None
         self._counts: dict[str, tuple[float, int, int]] = {}
-        #: Seconds that a unit took, by the function's digest.
-        self._paces: dict[str, float] = {}
         self._watch: Consumer | None = None
         self._key_in_doubt = False
         self._closed = False
@@ -131,10 +129,7 @@ class Session:
         job = Job(log, self._broker, self._signer, self._look)
         if isinstance(source, JobSource):
             job.sources.append(source.job)
-        sender = Sender(
-            self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs,
-            paces=self._paces,
-        )  # fmt: skip
+        sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
         if not source.lazy:
             job.stall.send_again = sender.send_again
         self._begin(job, log, sender)

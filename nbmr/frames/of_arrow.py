@@ -10,11 +10,11 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from nbmr.frames.library import Kind, UnjoinableError
-from nbmr.frames.plainly import heaviest_stretch, is_plain_value, positions
+from nbmr.frames.plainly import WithoutIndex, is_plain_value
 from nbmr.reducers import table_without_columns
 
 
-class _Arrow:
+class _Arrow(WithoutIndex):
     name = "pyarrow"
 
     def kind(self, of: type) -> Kind:
@@ -29,12 +29,6 @@ class _Arrow:
         if data.num_columns == 0:  # pyarrow takes each slice of it for the whole
             return table_without_columns(data.schema, stop - start, isinstance(data, pa.RecordBatch))
         return data.slice(start, stop - start)
-
-    def labels(self, part: Any, start: int) -> tuple[str, ...]:
-        return positions(start, len(part))
-
-    def row_bytes(self, data: Any) -> float:
-        return heaviest_stretch(data, self.nbytes)
 
     def nbytes(self, data: Any) -> int:
         return sum(_nbytes(chunk) for column in data.columns for chunk in getattr(column, "chunks", [column]))

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from nbmr.frames.library import Kind, UnjoinableError
-from nbmr.frames.plainly import heaviest_stretch, is_plain_value, positions
+from nbmr.frames.plainly import WithoutIndex, is_plain_value
 
 #: What polars raises where types or columns don't fit.
 _UNFIT = (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError)
@@ -15,7 +15,7 @@ _UNFIT = (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError)
 _VIEW_BYTES = 16
 
 
-class _Polars:
+class _Polars(WithoutIndex):
     name = "polars"
 
     def kind(self, of: type) -> Kind:
@@ -30,12 +30,6 @@ class _Polars:
 
     def take(self, data: Any, start: int, stop: int) -> Any:
         return data.slice(start, stop - start)
-
-    def labels(self, part: Any, start: int) -> tuple[str, ...]:
-        return positions(start, len(part))
-
-    def row_bytes(self, data: Any) -> float:
-        return heaviest_stretch(data, self.nbytes)
 
     def nbytes(self, data: Any) -> int:
         # what polars estimates leaves out the view that each text or binary value has

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import numbers
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -14,18 +13,25 @@ _STRETCHES = 16
 _VALUES = (numbers.Number, str, bytes, dt.date, dt.time, dt.timedelta)
 
 
-def heaviest_stretch(data: Any, nbytes: Callable[[Any], int]) -> float:
-    """Return how many bytes a row takes where they are largest: ranges have equally many rows."""
-    rows = len(data)
-    count = min(_STRETCHES, rows)
-    edges = [rows * number // count for number in range(count + 1)]
-    stretches = pairwise(edges)
-    return max(nbytes(data.slice(start, stop - start)) / (stop - start) for start, stop in stretches)
+class WithoutIndex:
+    """What libraries know of their frames in the same way: a row's label is its number."""
 
+    def nbytes(self, data: Any) -> int:
+        """As each library has it, see `nbmr.frames.library`."""
+        raise NotImplementedError
 
-def positions(start: int, rows: int) -> tuple[str, ...]:
-    """Return the first and the last of the numbers of so many rows, as text; () without rows."""
-    return (str(start), str(start + rows - 1)) if rows else ()
+    def labels(self, part: Any, start: int) -> tuple[str, ...]:
+        """Return the first and the last number of a partition's rows, as text; () without rows."""
+        return (str(start), str(start + len(part) - 1)) if len(part) else ()
+
+    def row_bytes(self, data: Any) -> float:
+        """Return how many bytes a row takes where they are largest: ranges have equally many rows."""
+        rows = len(data)
+        count = min(_STRETCHES, rows)
+        edges = [rows * number // count for number in range(count + 1)]
+        return max(
+            self.nbytes(data.slice(start, stop - start)) / (stop - start) for start, stop in pairwise(edges)
+        )
 
 
 def is_plain_value(result: Any) -> bool:
