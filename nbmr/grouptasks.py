@@ -1,8 +1,8 @@
 """What workers do for a groupby whose rows never come to the kernel: those of a job's results, or of files.
 
 Aggregations that can be put together from parts are computed for each partition (`Parts`). Otherwise rows
-are sorted into buckets by their keys (`ToBuckets`), and each bucket has whole groups (`OfBucket`). What only
-pandas can tell of all rows together is for one task (`Together`).
+are sorted into buckets by their keys (`ToBuckets`), and each bucket has whole groups (`OfBucket`), on which
+`nbmr.groupverbs` does the work. What only pandas can tell of all rows together is for one task (`Together`).
 
 Of each group, its first row goes to the kernel, with its place in the input. So the kernel can have pandas
 form the same groups, in the same order, with the same labels.
@@ -10,7 +10,6 @@ form the same groups, in the same order, with the same labels.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nbmr import buckets, groupcalls, partials, spec, unit
+from nbmr import buckets, partials, spec, unit
 from nbmr.folding import Later
 from nbmr.grouping import Grouping
 
@@ -97,7 +96,7 @@ class Table:
     lacking: bool = False
 
 
-def _table(frame: Any, grouping: Grouping, rows: Any = None) -> Table:
+def table_of(frame: Any, grouping: Grouping, rows: Any = None) -> Table:
     """Begin a table of groups: their first rows."""
     codes = grouping.codes
     firsts = np.full(grouping.count + 1, 0)  # the last is for rows of no group
@@ -138,10 +137,10 @@ class Parts:
         elif self.how.lacking(frame):
             return Table(None, (), (), sample, lacking=True)
         whole = self.how.whole(frame, sort=False, observed=True)
-        table = _table(frame, Grouping(whole))
+        table = table_of(frame, Grouping(whole))
         table.sample = sample
         unit.tell({"mapped": len(frame)})
-        rows = _columns(self.how.selected(whole)._obj_with_exclusions)  # noqa: SLF001 - what pandas aggregates
+        rows = columns_of(self.how.selected(whole)._obj_with_exclusions)  # noqa: SLF001 - what pandas aggregates
         wants = spec.of_verb(self.verb, self.args, self.kwargs, rows)
         if wants is not None and partials.separable(wants, rows, self.verb, self.args, self.kwargs):
             wants = partials.computed(wants)
@@ -153,7 +152,8 @@ class Parts:
         return table
 
 
-def _columns(rows: Any) -> Any:
+def columns_of(rows: Any) -> Any:
+    """Return rows as a DataFrame."""
     return rows.to_frame() if rows.ndim == 1 else rows
 
 
@@ -234,155 +234,6 @@ class OfBucket:
             del frame, rows
         unit.tell({"groups": sum(len(table.sizes) for table in tables)})
         return tables
-
-
-@dataclass(frozen=True)
-class Wholes:
-    """Aggregates whole groups by name."""
-
-    verb: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __call__(self, how: Grouped, frame: Any, rows: Any) -> Table:
-        """Aggregate; the values are None where that is for pandas alone."""
-        whole = how.whole(frame, observed=True)
-        grouping = Grouping(whole)
-        table = _table(frame, grouping, rows)
-        data = _columns(how.selected(whole)._obj_with_exclusions)  # noqa: SLF001 - what pandas aggregates
-        wants = spec.of_verb(self.verb, self.args, self.kwargs, data)
-        if wants is None or not partials.known(wants, data):
-            return table
-        computed = partials.computed(wants)
-        data = data.iloc[:, sorted({want.column for want in computed})]
-        given = partials.given(self.verb, self.args, self.kwargs)
-        table.found = (
-            [
-                value
-                for groups in grouping.split(data, 1)
-                for value in partials.Whole(computed, *given)(groups)
-            ]
-            if computed
-            else []
-        )
-        return table
-
-
-@dataclass(frozen=True)
-class Applied:
-    """Calls a function once a group, as `apply` does."""
-
-    fn: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    #: Whether the function gets the key columns, too.
-    keys: bool
-
-    def __call__(self, how: Grouped, frame: Any, rows: Any) -> Table:
-        """Return what the function gave; and the places of the rows, if that is indexed as its groups."""
-        whole = how.whole(frame, observed=True)
-        grouping = Grouping(whole)
-        table = _table(frame, grouping, rows)
-        by = how.selected(whole)
-        data = by._selected_obj if self.keys else by._obj_with_exclusions  # noqa: SLF001 - what a function gets
-        call = groupcalls.EachGroup(self.fn, self.args, self.kwargs, named=True)
-        table.found = [result for groups in grouping.split(data, 1) for result in call(groups)]
-        if not whole.group_keys:
-            ordered = np.split(grouping.order, np.cumsum(grouping.sizes)[:-1])
-            pairs = zip(table.found, ordered, strict=True) if grouping.count else ()
-            if all(_indexed_like(value, data.index.take(inside), data) for value, inside in pairs):
-                table.rows = [rows[inside] for inside in ordered] if grouping.count else []
-        return table
-
-
-def _indexed_like(value: Any, index: Any, data: Any) -> bool:
-    """Whether pandas takes a result for rows in the place of its group's."""
-    if isinstance(value, pd.Series):
-        return data.ndim == 1 and value.index.equals(index)
-    return isinstance(value, pd.DataFrame) and value.index.equals(index)
-
-
-@dataclass(frozen=True)
-class Called:
-    """Calls functions as `agg` does."""
-
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __call__(self, how: Grouped, frame: Any, rows: Any) -> Table:
-        """Return for each group the calls of each function; the values are None if pandas refused them."""
-        whole = how.whole(frame, observed=True)
-        grouping = Grouping(whole)
-        table = _table(frame, grouping, rows)
-        data = how.selected(whole)._obj_with_exclusions  # noqa: SLF001 - what pandas aggregates
-        call = groupcalls.Recorded("agg", self.func, self.args, self.kwargs, grouping.keys)
-        made = [call(groups) for groups in grouping.split(data, 1)]
-        if not made:
-            table.found = []
-        elif not groupcalls.refused(made[0]):
-            table.found = _by_group(made[0], grouping.count)
-        return table
-
-
-def _by_group(calls: list[list[Any]], count: int) -> list[list[list[Any]]]:
-    """Return, for each group, its calls of each function; those of a column went from group to group."""
-    found: list[list[list[Any]]] = [[[] for _ in calls] for _ in range(count)]
-    for number, made in enumerate(calls):
-        seen: Counter[Any] = Counter()
-        for entry in made:
-            found[seen[entry[0]] % count][number].append(entry)
-            seen[entry[0]] += 1
-    return found
-
-
-@dataclass(frozen=True)
-class Transformed:
-    """Transforms the rows of whole groups."""
-
-    fn: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __call__(self, how: Grouped, frame: Any, rows: Any) -> Table:
-        """Return the transformed rows; nothing where there is no group."""
-        whole = how.whole(frame)
-        table = Table(frame.iloc[:, :0], rows, Grouping(whole).sizes)
-        if np.sum(table.sizes):
-            table.found = how.selected(whole).transform(self.fn, *self.args, **self.kwargs)
-        return table
-
-
-@dataclass(frozen=True)
-class Filtered:
-    """Keeps the rows of groups for which a function says so."""
-
-    fn: Any
-    dropna: bool
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __call__(self, how: Grouped, frame: Any, rows: Any) -> Table:
-        """Return the rows that stay, and where they stand in the input."""
-        whole = how.whole(frame)
-        said: list[Any] = []
-
-        def ask(group: Any, *args: Any, **kwargs: Any) -> Any:
-            said.append(self.fn(group, *args, **kwargs))
-            return said[-1]
-
-        out = how.selected(whole).filter(ask, self.dropna, *self.args, **self.kwargs)
-        if self.dropna:
-            kept = np.zeros(Grouping(whole).count + 1, bool)  # the last is for rows of no group
-            kept[: len(said)] = [_is_true(one) for one in said]
-            rows = rows[kept[Grouping(whole).codes]]
-        return Table(frame.iloc[:0], rows, (), found=out)
-
-
-def _is_true(said: Any) -> bool:
-    """Whether pandas takes what a function of `filter` said for a yes."""
-    said = said.squeeze() if hasattr(said, "squeeze") else said
-    return bool(pd.notna(said) and said)
 
 
 # -------------------------------------------------------------------- all together

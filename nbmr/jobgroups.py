@@ -13,16 +13,16 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 
-from nbmr import groupcalls, grouptasks, mapreduce, partials, spec
-from nbmr.chaining import TogetherSource
+from nbmr import groupcalls, grouptasks, groupverbs, partials, spec
 from nbmr.errors import ConfigError, TaskError
 from nbmr.filelist import Files
-from nbmr.grouping import PANDAS_3, Grouping
+from nbmr.grouping import PANDAS_3
+from nbmr.grouprunner import NOTHING, Runner
 from nbmr.groups import GroupBy, Unsupported, check_options
 from nbmr.grouptasks import Grouped, Table
+from nbmr.grouptold import Told
 from nbmr.groupwork import NAMED_TRANSFORMS, Groupwork
 from nbmr.job import Job
-from nbmr.reading import Read
 
 
 def grouped(data: Job | Files, by: Any, options: dict[str, Any], client: Callable[[], Any]) -> JobGroupBy:
@@ -52,72 +52,7 @@ def grouped(data: Job | Files, by: Any, options: dict[str, Any], client: Callabl
                 f"A key is a {type(key).__name__}, with a value for each row; but the rows are not here. Add"
                 " a column to them in a job, and group by its name."
             )
-    return JobGroupBy(Jobwork(Grouped(by, pandas), _Runner(data, jobs, client)))
-
-
-class _Runner:
-    """Runs what workers do with one groupby's data.
-
-    Parameters
-    ----------
-    data
-        A job, or files.
-    options
-        Those of `nbmr.map`.
-    client
-        Returns the client.
-    """
-
-    def __init__(self, data: Job | Files, options: dict[str, Any], client: Callable[[], Any]) -> None:
-        self._data, self._client = data, client
-        self._options = {name: value for name, value in options.items() if name != "name"}
-        self._name = options.get("name")
-
-    def map(self, fn: Callable[[Any], Any], name: str) -> list[Any]:
-        """Call a function on each partition."""
-        __tracebackhide__ = True
-        options = self._options | {"gather": "list", "name": self._name or name}
-        found: list[Any] = self._client().map(self._data, fn, **options)
-        return found
-
-    def shuffle(self, how: Grouped, work: Callable[..., Table], name: str, *, every: bool) -> list[Table]:
-        """Sort the rows into buckets by their keys, and have work done on each bucket."""
-        __tracebackhide__ = True
-        client = self._client()
-        count = mapreduce.buckets_for(None, client.slots(self._options.get("queue", "default")))
-        mapper = grouptasks.ToBuckets(how, count, every=every)
-        reducer = grouptasks.OfBucket(how, count, work)
-        options = self._options | {"name": self._name or name}
-        tables = [
-            table for part in client.shuffle(self._data, mapper, reducer, count, **options) for table in part
-        ]
-        if not tables:
-            raise ConfigError(_NOTHING)
-        return tables
-
-    def together(
-        self, how: Grouped, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
-    ) -> Any:
-        """Have one worker do all of it with pandas."""
-        __tracebackhide__ = True
-        options = self._options | {"gather": "list", "name": self._name or name, "partitions": None}
-        data, read = self._data, None
-        if isinstance(data, Job):
-            source: Any = TogetherSource(data)
-            read = Read(None, {}) if data.target else None
-        else:
-            source, options["partitions"] = [data.later()], 1
-        return self._client().map(source, grouptasks.Together(how, verb, args, kwargs, read), **options)[0]
-
-    def reason(self, error: TaskError) -> BaseException:
-        """Return what pandas said, where no function of the user's was called, and the data could be read."""
-        if isinstance(self._data, Job) and self._data.failures:
-            return error
-        cause = error.__cause__
-        return error if cause is None or isinstance(cause, OSError | ImportError) else cause
-
-
-_NOTHING = "There is nothing to group: the data has no DataFrame."
+    return JobGroupBy(Jobwork(Grouped(by, pandas), Runner(data, jobs, client)))
 
 
 class JobGroupBy(GroupBy):
@@ -184,7 +119,7 @@ class Jobwork:
         What runs it on workers.
     """
 
-    def __init__(self, how: Grouped, run: _Runner) -> None:
+    def __init__(self, how: Grouped, run: Runner) -> None:
         self.how, self._run = how, run
         keys = how.by if isinstance(how.by, list) else [how.by]
         #: Whether the keys are columns, by their labels; other keys only pandas evaluates, over all rows.
@@ -218,7 +153,7 @@ class Jobwork:
         by_name = any(isinstance(how, str) or groupcalls.is_pandas_own(how) for how in hows)
         if by_name or not self._parted(kwargs):  # pandas computes names where it has all rows
             return self.entire("agg", (func, *args), kwargs)
-        told = self._told(self._shuffled(grouptasks.Called(func, args, kwargs), "agg", func))
+        told = self._told(self._shuffled(groupverbs.Called(func, args, kwargs), "agg", func))
         if not told.complete:
             return self.entire("agg", (func, *args), kwargs)
         if not told.grouping.count:
@@ -244,7 +179,7 @@ class Jobwork:
         if "include_groups" in given:
             shown["include_groups"] = given.pop("include_groups")
         excluded = PANDAS_3 or shown.get("include_groups") is False
-        work = grouptasks.Applied(fn, args, given, keys=not excluded)
+        work = groupverbs.Applied(fn, args, given, keys=not excluded)
         told = self._told(self._shuffled(work, "apply", fn))
         if not told.complete:
             return self.entire("apply", (fn, *args), kwargs)
@@ -262,7 +197,7 @@ class Jobwork:
         if isinstance(fn, str) or not self._by_columns:
             return self.entire("filter", (fn, dropna, *args), kwargs)
         _check(fn)
-        work = grouptasks.Filtered(fn, dropna, args, kwargs)
+        work = groupverbs.Filtered(fn, dropna, args, kwargs)
         tables = self._shuffled(work, "filter", fn, every=True)
         return _in_place([table.found for table in tables], [table.order for table in tables])
 
@@ -272,7 +207,7 @@ class Jobwork:
         known = callable(fn) or (isinstance(fn, str) and fn in {*NAMED_TRANSFORMS, *partials.REDUCTIONS})
         if not self._parted(kwargs) or not known:
             return self.entire("transform", (fn, *args), kwargs)
-        tables = self._shuffled(grouptasks.Transformed(fn, args, kwargs), "transform", fn, every=True)
+        tables = self._shuffled(groupverbs.Transformed(fn, args, kwargs), "transform", fn, every=True)
         some = [table for table in tables if table.found is not None]
         if not some:
             return self.entire("transform", (fn, *args), kwargs)
@@ -327,7 +262,7 @@ class Jobwork:
         if all(how in partials.PARTS or how == partials.SIZE for how in hows):
             told = self._by_parts(verb, args, kwargs)
         if told is None:
-            told = self._told(self._shuffled(grouptasks.Wholes(verb, args, kwargs), verb))
+            told = self._told(self._shuffled(groupverbs.Wholes(verb, args, kwargs), verb))
             if not all(table.found is not None for table in told.tables):
                 return self.entire(verb, args, kwargs)
         work = _Standing(told, self)
@@ -346,7 +281,7 @@ class Jobwork:
             parts = self._run.map(grouptasks.Parts(self.how, verb, args, kwargs), _label(verb, None))
             tables = [table for table in parts if table is not None]
             if not tables:
-                raise ConfigError(_NOTHING)
+                raise ConfigError(NOTHING)
             samples = [table.sample for table in tables]
             if any(table.lacking or not _alike(table.sample, samples[0]) for table in tables):
                 # the types that they have together are known only now
@@ -362,88 +297,6 @@ class Jobwork:
 
     def _told(self, tables: list[Table]) -> Told:
         return Told(self.how, tables)
-
-
-class Told:
-    """What tables tell of all groups together.
-
-    Parameters
-    ----------
-    how
-        How rows are grouped.
-    tables
-        What workers found: of each group or part of one its first row, and what came of it.
-    """
-
-    def __init__(self, how: Grouped, tables: list[Table]) -> None:
-        self.how, self.tables = how, tables
-        order = np.concatenate([table.order for table in tables])
-        places = np.argsort(order, kind="stable")
-        self._firsts = pd.concat([table.firsts for table in tables]).take(places)
-        self.whole = how.whole(self._firsts)
-        self.by = how.selected(self.whole)
-        self.grouping = Grouping(self.whole)
-        codes = np.empty(len(order), np.int64)
-        codes[places] = self.grouping.codes
-        #: The number of each group, table by table.
-        self.codes = np.split(codes, np.cumsum([len(table.order) for table in tables])[:-1])
-        sizes = np.zeros(self.grouping.count, np.int64)
-        for numbers, table in zip(self.codes, tables, strict=True):
-            np.add.at(sizes, numbers, np.asarray(table.sizes, np.int64))
-        self.grouping.sizes = sizes
-
-    @property
-    def complete(self) -> bool:
-        """Whether it is known what came of each group: of categories that are not observed, nothing is."""
-        return bool((self.grouping.sizes > 0).all()) and all(table.found is not None for table in self.tables)
-
-    def in_order(self) -> list[Any]:
-        """Return what came of each whole group, in pandas' order."""
-        found: list[Any] = [None] * self.grouping.count
-        for numbers, table in zip(self.codes, self.tables, strict=True):
-            for number, value in zip(numbers, table.found, strict=True):
-                found[number] = value
-        return found
-
-    def standing(self) -> Any:
-        """Return a groupby of rows that stand for all, by which pandas puts the results of `apply` together.
-
-        If each result is indexed as its group, pandas gives the rows back in the order of the input, so there
-        is a row for each of those. Otherwise there is one for each group, whose label is like none else.
-        """
-        if self.whole.group_keys or not self.grouping.count:
-            return self.by
-        rows = self._firsts
-        if all(len(table.rows) == len(table.sizes) for table in self.tables):
-            pairs = [
-                (number, places, value.index)
-                for numbers, table in zip(self.codes, self.tables, strict=True)
-                for number, places, value in zip(numbers, table.rows, table.found, strict=True)
-            ]
-            order = np.argsort(np.concatenate([places for _, places, _ in pairs]))
-            index = pairs[0][2].append([index for _, _, index in pairs[1:]]).take(order)
-            groups = np.concatenate([np.full(len(places), number) for number, places, _ in pairs])
-            first_of = np.empty(self.grouping.count, np.int64)
-            first_of[self.grouping.codes] = np.arange(len(rows))
-            rows = rows.take(first_of[groups[order]]).set_axis(index)
-        else:
-            rows = rows.set_axis(pd.Index([object() for _ in range(len(rows))], dtype=object))
-        return self.how.selected(self.how.whole(rows))
-
-    def combined(self, wants: list[partials.Want], ddof: int) -> list[Any]:
-        """Return a Series for each wanted column, indexed by the numbers of the groups."""
-        pairs = [pair for pair in zip(self.codes, self.tables, strict=True) if len(pair[1].sizes)]
-        if isinstance(self.tables[0].found, dict):
-            parts = [
-                {key: value.set_axis(numbers[value.index]) for key, value in table.found.items()}
-                for numbers, table in pairs
-            ]
-            return partials.combine(parts, wants, ddof)
-        columns = zip(
-            *[[value.set_axis(numbers[value.index]) for value in table.found] for numbers, table in pairs],
-            strict=True,
-        )
-        return [pd.concat(column) for column in columns]
 
 
 class _Standing(Groupwork):
