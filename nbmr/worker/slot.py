@@ -25,6 +25,7 @@ from nbmr.message import Message
 from nbmr.resultfile import ResultGone
 from nbmr.worker.account import Account
 from nbmr.worker.guard import Died, Guard, Stopped
+from nbmr.worker.payloads import Unfit, open_blobs, open_results
 from nbmr.written import Target
 
 if TYPE_CHECKING:
@@ -51,10 +52,6 @@ _FOR_CHILD = (
 )
 
 _log = logging.getLogger(__name__)
-
-
-class _Unfit(Exception):
-    """The task can't be run by this worker, but perhaps by another; says why."""
 
 
 @dataclass(frozen=True)
@@ -261,12 +258,12 @@ class Slot(threading.Thread):
                     delivery.ack()
                     return
                 body = account.too_long(stop.args[0], self._expired)
-            except (Died, _Unfit) as trouble:
+            except (Died, Unfit) as trouble:
                 # nobody counts how often a task is given back to our own queue, and its process was meant
                 again = attempt < topology.ATTEMPTS and delivery.consumer is not self._own
                 if again or self._guard.ended:
                     account.died(trouble)
-                    if isinstance(trouble, _Unfit):
+                    if isinstance(trouble, Unfit):
                         time.sleep(UNFIT_SECONDS)
                     delivery.give_back()
                     return
@@ -354,9 +351,9 @@ class Slot(threading.Thread):
         fields = task.fields
         files: list[int] = []
         try:
-            self._open_blobs(task, files)
+            open_blobs(self._worker, task, files)
             header = {name: fields[name] for name in _FOR_CHILD} | {
-                "results": self._open_results(task, files),
+                "results": open_results(self._worker, task, files),
                 "together": fields.get("together", False),
                 "apart": [reference["place"] for reference in fields.get("apart", ())],
                 "layout": fields.get("layout", []),
@@ -391,40 +388,8 @@ class Slot(threading.Thread):
             return "cancelled"
         return "expired" if self._expired else ""
 
-    def _open_results(self, task: Message, files: list[int]) -> list[dict[str, Any]]:
-        """Add the files of the results that are the task's data; return where in them its units are."""
-        found = []
-        for reference in task.fields.get("results", ()):
-            try:
-                file, layout = self._worker.results.open(
-                    reference, lambda: not self._worker.wanted(task, look=True)
-                )
-            except (BlobGone, ResultGone):
-                raise
-            except (OSError, BrokerError) as exc:
-                raise _Unfit(f"results of job {reference['job']} could not be read: {exc}") from exc
-            files.append(file)
-            found.append({"layout": layout, "first": reference["first"], "count": reference["count"]})
-        return found
 
-    def _open_blobs(self, task: Message, files: list[int]) -> None:
-        """Add the files of a task's large payloads to those that are open: function, data, data's parts."""
-        fields = task.fields
-        for reference in (fields["function_blob"], fields["data_blob"], *fields.get("apart", ())):
-            if reference:
-                try:
-                    files.append(
-                        self._worker.blobs.open(
-                            task.job, reference, lambda: not self._worker.wanted(task, look=True)
-                        )
-                    )
-                except BlobGone:
-                    raise
-                except (OSError, BrokerError) as exc:
-                    raise _Unfit(f"a large payload could not be kept on this worker: {exc}") from exc
-
-
-def _story(times: int, last: Died | _Unfit) -> str:
+def _story(times: int, last: Died | Unfit) -> str:
     """Tell why a task is lost."""
     if isinstance(last, Died):
         if times == 1:

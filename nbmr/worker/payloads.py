@@ -1,0 +1,65 @@
+"""Opens the files that a task refers to: large payloads, and results of other jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nbmr.blobfile import BlobGone
+from nbmr.errors import BrokerError
+from nbmr.message import Message
+from nbmr.resultfile import ResultGone
+
+if TYPE_CHECKING:
+    from nbmr.worker.worker import Worker
+
+
+class Unfit(Exception):
+    """The task can't be run by this worker, but perhaps by another; says why."""
+
+
+def open_blobs(worker: Worker, task: Message, files: list[int]) -> None:
+    """Add the files of a task's large payloads to those that are open: function, data, data's parts.
+
+    Raises
+    ------
+    BlobGone
+        If nobody wants the task any more.
+    Unfit
+        If one can't be kept on this worker.
+    """
+    fields = task.fields
+    for reference in (fields["function_blob"], fields["data_blob"], *fields.get("apart", ())):
+        if reference:
+            try:
+                files.append(
+                    worker.blobs.open(task.job, reference, lambda: not worker.wanted(task, look=True))
+                )
+            except BlobGone:
+                raise
+            except (OSError, BrokerError) as exc:
+                raise Unfit(f"a large payload could not be kept on this worker: {exc}") from exc
+
+
+def open_results(worker: Worker, task: Message, files: list[int]) -> list[dict[str, Any]]:
+    """Add the files of the results that are a task's data; return where in them its units are.
+
+    Raises
+    ------
+    BlobGone
+        If nobody wants the task any more.
+    ResultGone
+        If one can't be had any more.
+    Unfit
+        If one can't be read by this worker.
+    """
+    found = []
+    for reference in task.fields.get("results", ()):
+        try:
+            file, layout = worker.results.open(reference, lambda: not worker.wanted(task, look=True))
+        except (BlobGone, ResultGone):
+            raise
+        except (OSError, BrokerError) as exc:
+            raise Unfit(f"results of job {reference['job']} could not be read: {exc}") from exc
+        files.append(file)
+        found.append({"layout": layout, "first": reference["first"], "count": reference["count"]})
+    return found
