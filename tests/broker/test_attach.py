@@ -289,6 +289,7 @@ def test_what_nobody_forgets_goes_after_its_time_to_live(server, client, monkeyp
     with nbmr.Client() as brief:
         finished = brief.submit([1], lambda x: x + big[0])
         assert finished.result() == [1]
+        assert list(Path(finished.shared).iterdir())  # the function
         process = start(
             "-c",
             "import time, nbmr\n"
@@ -300,7 +301,6 @@ def test_what_nobody_forgets_goes_after_its_time_to_live(server, client, monkeyp
         )
         abandoned = process.stdout.readline().strip()
         process.kill()
-        assert list(Path(finished.shared).iterdir())  # the function
         eventually(lambda: not left(server, finished.id) + left(server, abandoned), 60)
         eventually(lambda: not Path(finished.shared).exists())
         ids = set(brief.jobs()["id"])

@@ -145,9 +145,9 @@ def lab(home: Path, chromium: str) -> Iterator[Lab]:
         lab.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium: str, home: Path) -> Iterator[Any]:
-    """Chromium without a window."""
+    """Chromium without a window; ended with the file, since an event loop runs in this thread meanwhile."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
         yield browser
