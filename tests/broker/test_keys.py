@@ -43,6 +43,7 @@ def reset_key(url, key):
 # ---------------------------------------------------------------- a key that is changed
 
 
+@pytest.mark.slow
 def test_a_key_is_changed_under_workers_and_clients_and_nothing_is_lost(url, start, queue, eventually):
     old, new = new_key(), new_key()
     start_worker = ("-m", "nbmr", "worker", "--url", url, "--queue", queue)
@@ -66,6 +67,7 @@ def test_a_key_is_changed_under_workers_and_clients_and_nothing_is_lost(url, sta
         assert second.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_a_worker_of_another_key_gives_tasks_back(url, start, queue, monkeypatch, server, eventually):
     """One that missed the change, since it had no connection: it finds out before it drops anything."""
     old, new = new_key(), new_key()
@@ -197,6 +199,7 @@ def exposed_files(folder, secrets):
                 yield file
 
 
+@pytest.mark.slow
 def test_keys_and_passwords_are_seen_nowhere(
     secret_broker, named, home, client, queue, start, caplog, tmp_path
 ):
@@ -241,6 +244,7 @@ def test_keys_and_passwords_are_seen_nowhere(
         assert not secrets.are_in(what), what
 
 
+@pytest.mark.slow
 def test_files_are_private_whatever_the_umask(client, named, home, queue):
     """Of the node, of pools of workers, of whatever lies in our folders."""
     before = os.umask(0)

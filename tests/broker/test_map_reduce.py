@@ -21,6 +21,8 @@ import nbmr
 from nbmr import client as client_module
 from nbmr import shared
 
+pytestmark = pytest.mark.slow
+
 
 def words(text):
     return pd.DataFrame({"word": text.lower().split(), "n": 1})

@@ -192,6 +192,7 @@ def test_a_killed_server_comes_back_with_its_messages(info):
     ch.connection.close()
 
 
+@pytest.mark.slow
 def test_a_killed_keeper_is_replaced_and_its_server_kept(other_home, monkeypatch):
     monkeypatch.setenv("NBMR_NODE_IDLE", "1")
     info = node.ensure()
