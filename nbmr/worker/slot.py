@@ -112,9 +112,9 @@ class Slot(threading.Thread):
             self._all_settled.notify_all()
 
     def idle_seconds(self) -> float:
-        """Return for how long it has had nothing to do."""
+        """Return for how long it has had nothing to do; results that are not stored yet are something."""
         since = self._idle_since
-        return 0.0 if since is None else time.monotonic() - since
+        return 0.0 if since is None or self._unsettled else time.monotonic() - since
 
     def renew(self) -> None:
         """Subscribe to the queue anew: from this subscription nothing comes, although tasks wait."""
@@ -315,6 +315,8 @@ class Slot(threading.Thread):
         settle()
         with self._all_settled:
             self._unsettled -= 1
+            if self._idle_since is not None:
+                self._idle_since = time.monotonic()
             self._all_settled.notify_all()
 
     def _run(self, task: Message, account: Account) -> Body:

@@ -196,7 +196,9 @@ class Worker:
         Where a server of a cluster dies, RabbitMQ can go on to count a subscription that it sends nothing to.
         """
         now = time.monotonic()
-        if now - self._looked < DEAF_SECONDS or self.broker.trouble:
+        if self.broker.trouble:
+            self._looked, self._waited = now, False
+        if now - self._looked < DEAF_SECONDS:
             return
         since, self._looked = now - self._looked, now
         deaf = [slot for slot in self.slots if slot.idle_seconds() > since]
