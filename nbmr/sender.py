@@ -12,7 +12,7 @@ from typing import Any
 from nbmr import codec, message, registry, shared, topology, versions
 from nbmr.apart import Apart
 from nbmr.broker import Body, Broker
-from nbmr.errors import BrokerError
+from nbmr.errors import BrokerError, BrokerUnreachable
 from nbmr.joblog import JobLog
 from nbmr.signing import Signer
 from nbmr.tasks import Call, Source, Task
@@ -21,6 +21,8 @@ from nbmr.tasks import Call, Source, Task
 _AHEAD_PER_SLOT, _AHEAD = 8, 64
 #: Confirmations to collect before looking at them.
 _SETTLE_EVERY = 256
+#: Seconds that RabbitMQ has to answer before the sender looks whether there is any hope.
+ANSWER_SECONDS = 3.0
 #: Seconds between two notes that a job is still being sent.
 TELL_SECONDS = 5.0
 
@@ -84,14 +86,8 @@ class Sender:
         Exception
             What the user's iterable raises.
         """
-        queue = self.options["queue"]
-        self.broker.settle(
-            topology.task_queue(queue),
-            topology.dead_queue(queue),
-            topology.control_stream(),
-            topology.jobs_stream(),
-        )
         with self._telling():
+            self._wait_for_queues()
             units = self._send_tasks()
         if self.log.ended:
             return
@@ -104,6 +100,20 @@ class Sender:
             **self.source.gathering,
         )
         self._settle([self.broker.append(topology.job_log(self.log.job), body)])
+
+    def _wait_for_queues(self) -> None:
+        """Send nothing before it would survive RabbitMQ's being killed."""
+        queue = self.options["queue"]
+        queues = topology.task_queue(queue), topology.dead_queue(queue)
+        while not self.log.ended:
+            try:
+                self.broker.settle(
+                    *queues, topology.control_stream(), topology.jobs_stream(), timeout=ANSWER_SECONDS
+                )
+            except BrokerUnreachable:
+                self.look()
+            else:
+                return
 
     def _send_tasks(self) -> int:
         """Send every task; return how many units they have."""

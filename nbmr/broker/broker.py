@@ -145,21 +145,31 @@ class Broker:
             if new:
                 self._young[queue.name] = time.monotonic(), generation
 
-    def settle(self, *queues: Queue) -> None:
+    def settle(self, *queues: Queue, timeout: float = CALL_SECONDS) -> None:
         """Wait until these survive RabbitMQ's being killed; make again what it broke if it was killed before.
 
         Only those that this process has just made have to be waited for.
+
+        Raises
+        ------
+        BrokerUnreachable
+            If RabbitMQ doesn't answer within so many seconds; call it again then.
         """
         with self._settling:
             for queue in queues:
                 while young := self._young.get(queue.name):
                     made, generation = young
                     time.sleep(max(0.0, made + SETTLE_SECONDS - time.monotonic()))
-                    self.exists(queue)  # answered after a reconnect, if there was one
-                    del self._young[queue.name]
-                    if generation != self._consuming.generation and not self._serves(queue):
+                    self.exists(queue, timeout)  # answered after a reconnect, if there was one
+                    now = self._consuming.generation
+                    if generation != now and not self._serves(queue):
+                        if self.trouble or now != self._consuming.generation:  # that is why it doesn't
+                            continue
+                        del self._young[queue.name]
                         self.delete(queue)  # nobody can get at what may be in it
                         self.declare(queue)
+                    else:
+                        del self._young[queue.name]
 
     def _serves(self, queue: Queue) -> bool:
         """Whether RabbitMQ serves a consumer of a queue: one that we have, or one for a moment.
@@ -205,10 +215,10 @@ class Broker:
         )
         return int(ok.message_count), int(ok.consumer_count)
 
-    def exists(self, queue: Queue) -> bool:
-        """Whether a queue or stream is there."""
+    def exists(self, queue: Queue, timeout: float = CALL_SECONDS) -> bool:
+        """Whether a queue or stream is there; raises `BrokerUnreachable` if RabbitMQ doesn't say in time."""
         try:
-            self.count(queue)
+            self.count(queue, timeout)
         except NotFound:
             self._declared.pop(queue.name, None)
             return False

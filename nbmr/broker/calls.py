@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,11 +111,12 @@ class Calls:
 
     def _finish(self, frame: Any = None, error: BaseException | None = None) -> None:
         call, self._calling = self._calling, None
-        if call and not call.answer.done():
-            if error:
-                call.answer.set_exception(error)
-            else:
-                call.answer.set_result(frame.method if frame else None)
+        if call:
+            with contextlib.suppress(InvalidStateError):  # its caller has given it up
+                if error:
+                    call.answer.set_exception(error)
+                else:
+                    call.answer.set_result(frame.method if frame else None)
         self.next()
 
     def _on_closed(self, channel: Any, reason: Any) -> None:

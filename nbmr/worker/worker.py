@@ -19,7 +19,7 @@ from typing import Any
 
 from nbmr import message, topology
 from nbmr.broker import SETTLE_SECONDS, Broker, Delivery, connect
-from nbmr.errors import BrokerError, ConfigError, ProtocolError, WorkerError
+from nbmr.errors import BrokerError, BrokerUnreachable, ConfigError, ProtocolError, WorkerError
 from nbmr.keycheck import check_key
 from nbmr.message import Message
 from nbmr.node import Presence, abandoned, living
@@ -42,8 +42,8 @@ _ABANDONED = 60.0
 GIVE_UP_SECONDS = 30.0
 #: Seconds between two looks for slots that get nothing although tasks wait: twice, and they are deaf.
 DEAF_SECONDS = 10.0
-#: Seconds that RabbitMQ has to say how many tasks wait.
-COUNT_SECONDS = 2.0
+#: Seconds that RabbitMQ has for an answer which is asked for again later.
+ANSWER_SECONDS = 2.0
 #: Seconds that a slot which was told to end at once has for it: a broker that is out of reach may hold it up.
 KILL_SECONDS = 5.0
 
@@ -164,8 +164,9 @@ class Worker:
             while not self._stopping:
                 with contextlib.suppress(queue.Empty):
                     self._orders.get(timeout=1.0)
-                if time.monotonic() > settled and not self.broker.trouble:  # so nothing is waited for in here
-                    self.broker.settle(tasks, dead, control)
+                if time.monotonic() > settled and not self.broker.trouble:
+                    with contextlib.suppress(BrokerUnreachable):  # just now: then once it is back
+                        self.broker.settle(tasks, dead, control, timeout=ANSWER_SECONDS)
                 self._renew_deaf()
                 if self.broker.closed:
                     self._failure = WorkerError(f"RabbitMQ is gone. {self.broker.reason}".strip())
@@ -205,7 +206,7 @@ class Worker:
         waiting = 0
         if deaf:
             with contextlib.suppress(BrokerError):  # out of reach, or the queue is: its consumers will tell
-                waiting, _ = self.broker.count(topology.task_queue(self.queue), COUNT_SECONDS)
+                waiting, _ = self.broker.count(topology.task_queue(self.queue), ANSWER_SECONDS)
         if waiting and self._waited:
             _log.warning("%d tasks wait, and %d slots get none: they subscribe anew", waiting, len(deaf))
             for slot in deaf:

@@ -17,7 +17,7 @@ from notes import connections_of
 from servers import started
 
 import nbmr
-from nbmr import node, progress, topology
+from nbmr import node, progress, sender, topology
 from nbmr.broker import address, connect, patience
 
 pytestmark = pytest.mark.slow
@@ -161,8 +161,9 @@ def test_killed_while_a_large_function_is_read(client, broker, tmp_path, eventua
     job.forget()
 
 
-def test_killed_just_as_a_new_queue_is_made(client, broker, eventually):
+def test_killed_just_as_a_new_queue_is_made(client, broker, monkeypatch):
     """RabbitMQ 3.10 breaks a queue that was made less than a second before it is killed."""
+    monkeypatch.setattr(sender, "ANSWER_SECONDS", 0.5)  # it is down for longer than that, and asked again
     new = f"new-{secrets.token_hex(4)}"
     job = client.submit(range(4), slow, queue=new)
     broker.restart()
