@@ -32,7 +32,7 @@ _KINDS = ("opened", "sending", "started", "output", "input", "result", "chunk", 
 
 
 #: Stands for what was given away.
-_TAKEN = Outcome(0, 0, None, [], {})
+_TAKEN = Outcome(0, 0, None, (), {})
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import sys
 import warnings
@@ -16,19 +17,32 @@ from nbmr.failures import Failure, Input
 
 #: Bytes by which a chunk may come before its turn: more than a worker sends unconfirmed.
 _EARLY_BYTES = 64 << 20
+#: Bytes up to which a payload is copied out of its message, of which nothing else is needed any more.
+_COPIED_BYTES = 4 << 10
 #: Failures that a warning names.
 _NAMED = 10
 _HERE = str(Path(__file__).parent)
+#: Failures of all tasks that have none; nobody changes those of an outcome.
+_NOTHING_FAILED: dict[int, dict[str, Any]] = {}
 
 
-@dataclass
+@functools.lru_cache(256)
+def _same(layout: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Return the same object for layouts that are equal, as those of short results are."""
+    return layout
+
+
+@dataclass(slots=True)
 class Outcome:
-    """What a task gave: encoded values, and failures by their place in the task."""
+    """What a task gave: encoded values, and failures by their place in the task.
+
+    A job has one for each of its tasks, so it is kept small.
+    """
 
     start: int
     count: int
-    payload: memoryview | None
-    layout: list[tuple[int, int]]
+    payload: bytes | memoryview | None
+    layout: tuple[tuple[int, int], ...]
     failures: dict[int, dict[str, Any]]
     writable: bool = False
     #: From where on in the log it can be read again.
@@ -38,7 +52,7 @@ class Outcome:
 
     def without_values(self) -> Outcome:
         """Return what is known of it when its values are let go."""
-        return replace(self, payload=None, layout=[])
+        return replace(self, payload=None, layout=())
 
     @classmethod
     def read(cls, fields: dict[str, Any], payload: memoryview, offset: int = 0) -> Outcome:
@@ -72,14 +86,15 @@ class Outcome:
             layout = layout[:-1]
         if any(failure["unit"] >= fields["count"] for failure in failed):
             raise ProtocolError("a failure of a unit that its task doesn't have")
-        failures = {failure["unit"]: failure for failure in failed}
+        failures = {failure["unit"]: failure for failure in failed} if failed else _NOTHING_FAILED
+        kept = bytes(there) if there is not None and len(there) <= _COPIED_BYTES else there
         return cls(
             fields["start"],
             fields["count"],
-            there,
-            layout,
+            kept,
+            _same(tuple((start, length) for start, length in layout)),
             failures,
-            not payload.readonly,
+            kept is there and not payload.readonly,
             offset,
             len(payload),
         )
@@ -94,7 +109,7 @@ class Outcome:
         """
         if self.payload is None:
             return [None] * self.count
-        payload = self.payload
+        payload = memoryview(self.payload)
         if writable and not self.writable:
             payload = memoryview(bytearray(payload))
         values: list[Any] = codec.decode(codec.slices(payload, self.layout))

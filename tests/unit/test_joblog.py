@@ -1,8 +1,11 @@
 """The fold over a job's log: what is genuine and makes no sense must not stop who reads it."""
 
+import gc
 import time
+import tracemalloc
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nbmr import codec, message
@@ -137,3 +140,31 @@ def test_who_does_what(log):
     assert (crew["w"].done, crew["w"].failed, crew["b"].failed, crew["b"].host) == (1, 0, 1, "h")
     assert not any(member.tasks for member in crew.values())
     assert log.progress().workers == {"a", "b", "w"}
+
+
+def test_of_a_short_result_little_is_kept_but_itself(log):
+    """And not the message that it came in, which is ten times as long."""
+    count = 1_000
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for task in range(count):
+            result(log, task, [task])
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [outcome.values() for outcome in log.outcomes.values()] == [[task] for task in range(count)]
+    assert held / count < 600
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["in one piece", "in several"])
+def test_arrays_of_a_short_result_are_writable_where_that_is_asked_for(log, whole):
+    """A message that came in several pieces is writable itself, but not what is kept of it."""
+    buffers = codec.encode([np.arange(5), np.arange(3)])
+    body = b"".join(message.seal(KEY, "result", job="j", task=0, buffers=buffers, start=0, count=2, **WHO))
+    log.read(SimpleNamespace(body=body if whole else bytearray(body), offset=0))
+    for _ in range(2):
+        first, second = log.outcomes[0].values(writable=True)
+        first += 1
+        assert (first.tolist(), second.tolist()) == ([1, 2, 3, 4, 5], [0, 1, 2])
