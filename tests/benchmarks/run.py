@@ -51,8 +51,8 @@ The peers (`peers`):
   protocol 5, prefetch 1).
 - pandas: in the process itself.
 
-Groups are split by key here, and sent, for all but nbmr and pandas. ``--scale`` multiplies sizes, counts and
-durations.
+Groups are split by key here, and sent, for all but nbmr and pandas: the shuffles that dask and Ray have took
+longer. ``--scale`` multiplies sizes, counts and durations.
 
 The node, its folders and all processes belong to the run, and are gone after it.
 """
@@ -128,12 +128,12 @@ def main(
                             found = trial.run(place, {"case": case, "peer": peer, **options})
                             record.add(number, case, peer, found)
                             show(number, case, peer, found)
-            if out:
-                record.write(out)
+                            if out:  # so that one that is interrupted has what there is
+                                record.write(out)
     print()
     tell("not installed", record.missing)
     tell("not started", record.not_started)
-    print(table(record.results, [peer for peer in peers if peer not in record.not_started]))
+    print("\n" + table(record.results, [peer for peer in peers if peer not in record.not_started]))
     if record.errors:
         raise SystemExit(f"{len(record.errors)} measurements failed, see above.")
 
