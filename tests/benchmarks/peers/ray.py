@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 from typing import Any
 
 from peers.peer import WORKERS, Fn, Peer
@@ -15,9 +16,10 @@ class Ray(Peer):
     imports = "import ray"
 
     def start(self) -> str:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # or else it puts one into the home folder
         import ray
 
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         self._join(num_cpus=WORKERS, include_dashboard=False)
         return str(ray.get_runtime_context().gcs_address)
 
