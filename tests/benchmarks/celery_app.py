@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import pickle
 from typing import Any
 
 import celery
+from peers import pickled
 
 from nbmr.node import connection_file
 
@@ -26,9 +25,7 @@ app.conf.update(
     worker_prefetch_multiplier=1,
 )
 
-_load = functools.lru_cache(64)(pickle.loads)
-
 
 @app.task(name="benchmark.call")
 def call(function: bytes, item: Any) -> Any:
-    return _load(function)(item)
+    return pickled.call(function, item)

@@ -7,7 +7,7 @@ BEGAN = perf_counter()
 import sys  # noqa: E402 - imports are what is measured
 from typing import Any  # noqa: E402
 
-from peers import PEERS, Peer  # noqa: E402 - as light as it can be
+from peers import Peer, make  # noqa: E402 - as light as it can be
 
 
 def first(peer: Peer, data: str) -> Any:
@@ -22,7 +22,7 @@ def first(peer: Peer, data: str) -> Any:
 
 def main() -> None:
     name, address, data = sys.argv[1:]
-    peer = PEERS[name]()
+    peer = make(name)
     peer.connect(address)
     first(peer, data)
     print(perf_counter() - BEGAN)

@@ -27,6 +27,7 @@ def home() -> Iterator[Path]:
     os.environ.update(
         JUPYTER_RUNTIME_DIR=str(place / "runtime"),
         XDG_STATE_HOME=str(place / "state"),
+        IPYTHONDIR=str(place / "ipython"),
         TMPDIR=str(place / "tmp"),
         PYTHONPATH=path,
         PYTHONWARNINGS="ignore",
@@ -45,8 +46,11 @@ def home() -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def processes(place: Path, seconds: float = 5.0) -> Iterator[psutil.Process]:
-    """Yield the processes of this run that still live after some seconds, besides this one."""
+def processes(place: Path | str, seconds: float = 5.0) -> Iterator[psutil.Process]:
+    """Yield the processes of this run that still live after some seconds, besides this one.
+
+    `place` is what they have in their arguments or environment: the run's folder, or a trial's mark.
+    """
     until = time.monotonic() + seconds
     while found := [process for process in psutil.process_iter() if is_ours(process, place)]:
         if time.monotonic() > until:
@@ -55,7 +59,7 @@ def processes(place: Path, seconds: float = 5.0) -> Iterator[psutil.Process]:
         time.sleep(0.1)
 
 
-def is_ours(process: psutil.Process, place: Path) -> bool:
+def is_ours(process: psutil.Process, place: Path | str) -> bool:
     with contextlib.suppress(psutil.Error, OSError):
         if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
             return any(str(place) in value for value in (*process.cmdline(), *process.environ().values()))

@@ -10,18 +10,26 @@ Results = dict[str, dict[str, list[float]]]
 
 NBMR = "nbmr"
 #: What says something of the machine, not of the peer: measures with these words have no ratio.
-OF_THE_MACHINE = ("bare", "before")
+OF_THE_MACHINE = ("bare", "before", "plain")
 
 
 def table(results: Results, peers: Sequence[str]) -> str:
-    """Lay out medians and ratios, in Markdown; a cell with several rounds also shows its range."""
-    others = [peer for peer in peers if peer != NBMR and NBMR in peers]
-    header = ["", *peers, *(f"vs {peer}" for peer in others)]
-    rows = [header]
+    """Lay out medians in Markdown, with the range where there are several rounds; below them, the ratios."""
+    medians = [["", *peers]]
     for name, found in results.items():
-        cells = [cell(found.get(peer, [])) for peer in peers]
-        rows.append([name, *cells, *(ratio(name, found, peer) for peer in others)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+        medians.append([name, *(cell(found.get(peer, [])) for peer in peers)])
+    others = [peer for peer in peers if peer != NBMR and NBMR in peers]
+    ratios = [["times better than", *others]]
+    for name, found in results.items():
+        cells = [ratio(name, found, peer) for peer in others]
+        if any(cells):
+            ratios.append([name, *cells])
+    return "\n\n".join(markdown(rows) for rows in (medians, ratios) if len(rows) > 1)
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Lay out rows, of which the first is the head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
@@ -45,5 +53,5 @@ def ratio(name: str, found: dict[str, list[float]], peer: str) -> str:
     ours, theirs = statistics.median(found[NBMR]), statistics.median(found[peer])
     if min(ours, theirs) <= 0:
         return ""
-    more_is_better = name.endswith(("/s", "efficiency"))
-    return f"{(ours / theirs if more_is_better else theirs / ours):.2f}x"
+    more_is_better = name.endswith(("/s", "efficiency", "speed-up"))
+    return f"{number(ours / theirs if more_is_better else theirs / ours)}x"

@@ -20,6 +20,18 @@ def burner(steps: int) -> Callable[[int], int]:
     return burn
 
 
+def computer() -> Callable[[int], int]:
+    """Return a function that computes for the steps it is given; pickled by value, too."""
+
+    def compute(steps: int) -> int:
+        x = 1
+        for _ in range(steps):
+            x = (x * 1103515245 + 12345) & 0x7FFFFFFF
+        return x
+
+    return compute
+
+
 def steps_in(seconds: float) -> int:
     """Return how many steps take about so long here."""
     probe = 200_000
