@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from typing import Any
 
 from nbmr.broker.address import Address, parse
@@ -20,6 +20,7 @@ from nbmr.broker.consumer import Consumer, Delivery
 from nbmr.broker.link import CALL_SECONDS, Link
 from nbmr.broker.publisher import Body
 from nbmr.broker.trouble import NotFound
+from nbmr.broker.turns import all_done
 from nbmr.errors import BrokerError
 from nbmr.topology import DEAD_EXCHANGE, NOWHERE, STREAM_PREFETCH, TASKS_EXCHANGE, Queue
 
@@ -245,10 +246,11 @@ class Broker:
             waiting.append(self._consuming.ask(_deletion_of(queue.name)))
         if self.trouble:
             return False
-        settled = wait(waiting, timeout)
-        for answer in settled.done:
-            answer.result()
-        return not settled.not_done
+        gone = all_done(waiting, timeout)
+        for answer in waiting:
+            if answer.done():
+                answer.result()
+        return gone
 
     def _call(self, operation: Operation) -> Any:
         return self._consuming.call(operation)

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from pika.adapters.select_connection import IOLoop
@@ -23,6 +22,7 @@ from nbmr.broker.connection import Connection
 from nbmr.broker.consumer import Consumer
 from nbmr.broker.publisher import Body, Outgoing, Publisher
 from nbmr.broker.trouble import translate
+from nbmr.broker.turns import all_done
 from nbmr.errors import BrokerError, BrokerUnreachable
 
 #: Seconds before the first attempt to reconnect, and the most between two.
@@ -164,15 +164,14 @@ class Link:
             If RabbitMQ refuses, or doesn't answer in time.
         """
         call = self._ask(operation)
-        try:
-            return call.answer.result(timeout)
-        except FutureTimeout:
+        if not all_done([call.answer], timeout):
             call.answer.cancel()
             address = self._addresses[0]
             raise BrokerUnreachable(
                 f"RabbitMQ at {address.host}:{address.port} didn't answer within {timeout:g} s."
                 f" {self.trouble or call.trouble}".rstrip()
-            ) from None
+            )
+        return call.answer.result()
 
     def consume(self, consumer: Consumer) -> Consumer:
         """Subscribe a consumer, now and after every reconnect, until it is cancelled."""
