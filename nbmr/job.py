@@ -186,7 +186,7 @@ class Job:
         self.while_waiting()
         self._hint = self._look(self) or self._waits_for()
         if not self._broker.trouble and not self._log.ended:
-            self._hearing.check(self._log.read_at)
+            self._hint = self._hearing.check(self._log.read_at) or self._hint
         for job in (self, *self.sources):
             job.stay()
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 import pytest
 
 from nbmr import hearing
+from nbmr.errors import BrokerError
 from nbmr.hearing import Hearing
 
 
@@ -15,7 +16,7 @@ class Reader:
 
     def __init__(self, monkeypatch):
         self.now, self.heard_at = 1000.0, 1000.0
-        self.notes, self.renewed = [], []
+        self.notes, self.renewed, self.told = [], [], ""
         self.hearing = Hearing(self.write, lambda: self.renewed.append(self.now))
         monkeypatch.setattr(hearing.time, "monotonic", lambda: self.now)
 
@@ -28,7 +29,7 @@ class Reader:
             self.now += 1
             if heard():
                 self.heard_at = self.now
-            self.hearing.check(self.heard_at)
+            self.told = self.hearing.check(self.heard_at)
             for note in self.notes:
                 if not note.done():
                     note.set_result(True)
@@ -74,7 +75,23 @@ def test_a_reader_that_hears_again_is_left_alone(reader):
     assert len(reader.renewed) == 1
 
 
-def test_what_rabbitmq_does_not_store_proves_nothing(reader):
+def test_what_rabbitmq_does_not_store_is_told_and_has_an_end(reader):
+    """And says nothing of who reads."""
     reader.hearing = Hearing(Future, lambda: reader.renewed.append(reader.now))
-    reader.wait(300)
+    reader.wait(20)
+    assert reader.told == ""
+    reader.wait(280)
+    assert reader.told.endswith("does not store what is written into the log of this job; it is asked again.")
+    with pytest.raises(BrokerError, match="start the job again"):
+        reader.wait(40)
     assert reader.renewed == []
+
+
+def test_what_is_stored_at_last_is_no_trouble(reader):
+    note = Future()
+    reader.hearing = Hearing(lambda: note, lambda: reader.renewed.append(reader.now))
+    reader.wait(100)
+    assert reader.told
+    note.set_result(True)
+    reader.wait(1, heard=lambda: True)
+    assert reader.told == ""
