@@ -17,7 +17,7 @@ from nbmr.errors import BrokerError
 SILENT_SECONDS = 20.0
 #: Seconds that it may take to come back once RabbitMQ has it, and the most after several attempts.
 BACK_SECONDS, LONGEST_SECONDS = 10.0, 160.0
-#: How often a note is looked at that RabbitMQ doesn't store until who waits is told, and until it is an error.
+#: How often a note is looked at that RabbitMQ does not store, until that is told, and until it is an error.
 TOLD_AFTER, GIVEN_UP_AFTER = 10, 300
 
 
