@@ -1,8 +1,9 @@
 """Notices that a job's log is not heard any more, although RabbitMQ serves it.
 
 Where a server of a cluster dies, RabbitMQ can go on to serve a subscription that nothing comes from any more.
-A log in which nothing is written looks the same, so who waits for it writes something now and then, and reads
-the log anew if that doesn't come back.
+Or a server's copy of the log gets what is written, and is never told that it may hand it out (3.10.8): then
+who reads there gets nothing. A log in which nothing is written looks the same, so who waits for it writes
+something now and then. If that doesn't come back, the log is read anew, and then on another server.
 """
 
 from __future__ import annotations
@@ -30,10 +31,17 @@ class Hearing:
         Writes a note into the log; its future is done when RabbitMQ has it.
     again
         Has the log read on another channel, from where it was.
+    elsewhere
+        Has it read by another connection, if possible to another server.
     """
 
-    def __init__(self, write: Callable[[], Future[bool]], again: Callable[[], None]) -> None:
-        self._write, self._again = write, again
+    def __init__(
+        self,
+        write: Callable[[], Future[bool]],
+        again: Callable[[], None],
+        elsewhere: Callable[[], None],
+    ) -> None:
+        self._write, self._again, self._elsewhere = write, again, elsewhere
         self._note: Future[bool] | None = None
         #: When the note was written, and when it was seen to be stored.
         self._written_at = self._stored_at = 0.0
@@ -74,7 +82,10 @@ class Hearing:
         elif not self._stored_at:
             self._stored_at = now
         elif now - self._stored_at >= self._patience:
-            self._again()
+            if self._patience == BACK_SECONDS:
+                self._again()
+            else:
+                self._elsewhere()
             self._note, self._patience = None, min(2 * self._patience, LONGEST_SECONDS)
         return ""
 

@@ -91,7 +91,7 @@ class Job:
         log.inputs = self._inputs = Inputs(broker, signer, log.job)
         #: Whether its tasks are lost.
         self.stall = Stall(log, broker, signer)
-        self._hearing = Hearing(self._note, self._read_on)
+        self._hearing = Hearing(self._note, self._read_on, broker.consume_elsewhere)
 
     @property
     def id(self) -> str:

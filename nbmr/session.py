@@ -374,7 +374,9 @@ class Session:
         if self._closed:
             raise BrokerUnreachable("This client was closed. Make a new one.")
         if not self.usable:
-            why = node.last_failure(self.settings.node) if self.settings.node else ""
+            if not self.settings.node:
+                raise BrokerUnreachable("The connections to RabbitMQ were closed. Make a new client.")
+            why = node.last_failure(self.settings.node)
             raise NodeError(
                 f"The private RabbitMQ node has ended. {why or 'It was stopped.'} Run the cell again: that"
                 " starts a new one."

@@ -268,6 +268,10 @@ class Broker:
         consumer = Consumer(queue, on_delivery, prefetch=prefetch, offset=offset, on_lost=on_lost)
         return self._consuming.consume(consumer)
 
+    def consume_elsewhere(self) -> None:
+        """Have all consumers go on by a new connection: to the next host, if there are several."""
+        self._consuming.connect_again()
+
     def release(self) -> None:
         """Give up what `connect` gave; the last one closes the connections."""
         with _pool_lock:

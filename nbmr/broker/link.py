@@ -189,6 +189,17 @@ class Link:
         """Return a consumer of a queue, if there is one on this connection."""
         return next((consumer for consumer in list(self._consumers) if consumer.queue == queue), None)
 
+    def connect_again(self) -> None:
+        """Give up the connection, and make another one, to the next host first; all goes on by that one."""
+
+        def close() -> None:
+            if self._state == "open" and self._connection.is_open:
+                self._failures = [BrokerUnreachable("what is read came no more, and is read anew")]
+                self._set_state("reconnecting")
+                self._give_up(self._connection)
+
+        self._soon(close)
+
     def finish(self) -> None:
         """Wait until what is under way is done, unless RabbitMQ takes nothing, and not for long."""
         deadline = time.monotonic() + FINISH_SECONDS
@@ -346,13 +357,10 @@ class Link:
 
     def _on_close(self, reason: Any, address: Address) -> None:
         self._connection = None
-        self._publisher.lose()
-        self._calls.lose()
+        self._lose()
         if self._state == "closing":
             self._loop.stop()
             return
-        for consumer in self._consumers:
-            consumer.lose()
         error = translate(reason, address)
         self._failures = [error]
         if not self._opened.done():
@@ -363,16 +371,28 @@ class Link:
     def _close(self) -> None:
         self._state = "closing"
         if self._connection is not None and self._connection.is_open:
-            self._connection.close()
-            self._loop.call_later(CLOSE_SECONDS, self._abort)
+            self._give_up(self._connection)
+            self._loop.call_later(CLOSE_SECONDS + 1.0, self._loop.stop)
         else:
             self._loop.stop()
 
-    def _abort(self) -> None:
-        """Give up a connection that doesn't answer; its end, which `_on_close` is told of, ends the loop."""
-        if self._connection is not None:
-            self._connection._terminate_stream(None)  # noqa: SLF001 - pika has no public way
-        self._loop.call_later(1.0, self._loop.stop)
+    def _give_up(self, connection: Any) -> None:
+        """Close a connection, with RabbitMQ's consent or without; `_on_close` is told of its end."""
+
+        def abort() -> None:
+            if connection is self._connection:
+                connection._terminate_stream(None)  # noqa: SLF001 - pika has no public way
+
+        self._lose()  # nothing may be opened on it any more
+        connection.close()
+        self._loop.call_later(CLOSE_SECONDS, abort)
+
+    def _lose(self) -> None:
+        """Note that all that was open on the connection is gone."""
+        self._publisher.lose()
+        self._calls.lose()
+        for consumer in self._consumers:
+            consumer.lose()
 
     def _add(self, consumer: Consumer) -> None:
         self._consumers.add(consumer)

@@ -12,7 +12,7 @@ from notes import connections_of
 from servers import cluster
 
 import nbmr
-from nbmr import node, topology
+from nbmr import hearing, node, topology
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -120,3 +120,33 @@ def test_one_server_dies(servers, client, eventually, role):
     with pytest.raises(nbmr.JobTimeout, match="No worker"):
         other.result(timeout=5)
     other.cancel()
+
+
+def test_a_server_that_hands_nothing_out(servers, client, key, eventually, monkeypatch, tmp_path):
+    """Whoever reads a log there gets nothing, and goes on on another server."""
+    monkeypatch.setattr(hearing, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(hearing, "BACK_SECONDS", 1.0)
+    gate = tmp_path / "gate"
+
+    def gated(x):
+        while not gate.exists():
+            time.sleep(0.01)
+        return x
+
+    first, second, third = servers
+    with nbmr.Client(first.url, key) as writer, nbmr.Client(hosts([second, third]), key) as reader:
+        job = writer.submit(range(4), gated, partitions=4)
+        read = reader.attach(job.id)
+        eventually(lambda: read.progress.running)
+        suspended = second.eval(
+            "Copies = [P || {Id, P, _, _} <- supervisor:which_children(osiris_server_sup),"
+            f' lists:prefix("__nbmr_job_{job.id}", Id)],'
+            " spawn(fun() -> [erlang:suspend_process(P) || P <- Copies], timer:sleep(60000) end),"
+            ' io:format("~p", [length(Copies)]).'
+        )
+        assert suspended.removesuffix("ok") == "1"
+        gate.touch()
+        assert job.result(60) == list(range(4))
+        assert read.result(60) == list(range(4))
+        assert reader._broker._consuming.generation > 1
+        job.forget()
