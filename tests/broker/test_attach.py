@@ -25,6 +25,8 @@ from nbmr.worker.janitor import Janitor
 FN = """
 import time, pandas as pd, nbmr
 
+pytestmark = pytest.mark.slow
+
 def fn(part, note):
     with open(note, "a") as file:
         file.write(f"{part.index[0]}\\n")

@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 import nbmr
 
+pytestmark = pytest.mark.slow
+
 def sleep():
     time.sleep(60)
 

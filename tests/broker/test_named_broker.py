@@ -15,6 +15,8 @@ import nbmr
 from nbmr import api, config, topology
 from nbmr.broker import connect, link
 
+pytestmark = pytest.mark.slow
+
 
 def connections(port):
     """How many connections this process has to the broker."""

@@ -15,6 +15,8 @@ from nbmr import message, topology, versions
 from nbmr.errors import BrokerUnreachable
 from nbmr.signing import Signer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def roster(client):

@@ -14,6 +14,8 @@ from nbmr.broker import connect
 from nbmr.message import Message
 from nbmr.signing import Signer, new_key
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def stranger(server):

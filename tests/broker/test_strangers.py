@@ -20,6 +20,8 @@ import nbmr
 from nbmr import message, pools, topology, widgets
 from nbmr.signing import Signer, new_key
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def workers(client, queue):

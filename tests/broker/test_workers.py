@@ -14,6 +14,8 @@ from notes import lines, note
 import nbmr
 from nbmr import node, topology
 
+pytestmark = pytest.mark.slow
+
 
 def gated(x, log, gate):
     note(log, x)

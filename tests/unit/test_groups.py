@@ -167,7 +167,7 @@ OPTIONS = st.fixed_dictionaries(
     {},
     optional={name: st.booleans() for name in ("sort", "dropna", "observed", "as_index", "group_keys")},
 )
-GENERATED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+GENERATED = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "Float64"])

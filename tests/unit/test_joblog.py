@@ -144,7 +144,7 @@ def test_who_does_what(log):
 
 def test_of_a_short_result_little_is_kept_but_itself(log):
     """And not the message that it came in, which is ten times as long."""
-    count = 1_000
+    count = 200
     gc.collect()
     tracemalloc.start()
     try:

@@ -120,7 +120,7 @@ def test_several_keys(count):
         same(run(parts, REDUCERS["scalar"], by, count), wanted(parts, REDUCERS["scalar"], by))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     parts=st.lists(
         st.lists(st.tuples(st.integers(-3, 3) | st.floats(width=16) | st.none(), st.integers())),
@@ -382,7 +382,7 @@ COLUMNS = {
 }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_keys(data):
     """Partitions whose key columns have types of their own; and keys of several columns."""
@@ -424,7 +424,7 @@ def test_any_keys(data):
     assert_series_equal(got, want, check_exact=True, check_index_type=width == 1)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(parts=st.lists(st.lists(KEY, max_size=6), min_size=1, max_size=3), count=st.integers(1, 4))
 def test_keys_of_any_objects(parts, count):
     frames = [pd.DataFrame({"k": pd.Series(part, dtype=object), "v": range(len(part))}) for part in parts]
