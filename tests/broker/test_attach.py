@@ -22,10 +22,10 @@ from nbmr.registry import Registry
 from nbmr.signing import Signer
 from nbmr.worker.janitor import Janitor
 
+pytestmark = pytest.mark.slow
+
 FN = """
 import time, pandas as pd, nbmr
-
-pytestmark = pytest.mark.slow
 
 def fn(part, note):
     with open(note, "a") as file:

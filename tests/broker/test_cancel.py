@@ -14,6 +14,8 @@ from notes import lines, note
 import nbmr
 from nbmr import node
 
+pytestmark = pytest.mark.slow
+
 #: Seconds from the stop until the only worker has answered the next call. One is promised; machines are busy.
 SOON = 2.0
 
@@ -23,8 +25,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # even if the tests ru
 from pathlib import Path
 import numpy as np
 import nbmr
-
-pytestmark = pytest.mark.slow
 
 def sleep():
     time.sleep(60)
