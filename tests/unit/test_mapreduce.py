@@ -381,6 +381,9 @@ COLUMNS = {
     "datetime64[ns, Europe/Berlin]": st.sampled_from([0, 10**18]).map(pd.Timestamp) | st.none(),
 }
 
+#: pandas 2 leaves out the types of most empty parts when it joins them, and warns that this will change.
+FEWEST_ROWS = 0 if int(pd.__version__.split(".")[0]) >= 3 else 1
+
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
@@ -390,7 +393,7 @@ def test_any_keys(data):
     width = data.draw(st.integers(1, 2))
     parts, start = [], 0
     for dtype in dtypes:
-        rows = data.draw(st.integers(0, 6))
+        rows = data.draw(st.integers(FEWEST_ROWS, 6))
         columns = {
             f"k{number}": pd.Series(
                 data.draw(st.lists(COLUMNS[dtype], min_size=rows, max_size=rows)), dtype=dtype
