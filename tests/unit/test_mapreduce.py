@@ -381,8 +381,13 @@ COLUMNS = {
     "datetime64[ns, Europe/Berlin]": st.sampled_from([0, 10**18]).map(pd.Timestamp) | st.none(),
 }
 
-#: pandas 2 leaves out the types of most parts that have no value, and warns that this will change.
+#: pandas 2 leaves out the types of most parts that have no value, and warns that this will change. Categories
+#: of their own are types of their own.
 TYPES_COUNT = int(pd.__version__.split(".")[0]) >= 3
+
+
+def own(dtype):
+    return dtype if TYPES_COUNT or dtype != "category" else pd.CategoricalDtype(["a", "b"])
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -397,7 +402,7 @@ def test_any_keys(data):
         rows = data.draw(st.integers(0, 6))
         columns = {
             f"k{number}": pd.Series(
-                data.draw(st.lists(COLUMNS[dtype], min_size=rows, max_size=rows)), dtype=dtype
+                data.draw(st.lists(COLUMNS[dtype], min_size=rows, max_size=rows)), dtype=own(dtype)
             )
             for number in range(width)
         }
