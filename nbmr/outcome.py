@@ -19,6 +19,8 @@ from nbmr.failures import Failure, Input
 _EARLY_BYTES = 64 << 20
 #: Bytes up to which a payload is copied out of its message, of which nothing else is needed any more.
 _COPIED_BYTES = 4 << 10
+#: Buffers up to which results share what tells where they lie.
+_SHARED_PLACES = 4
 #: Failures that a warning names.
 _NAMED = 10
 _HERE = str(Path(__file__).parent)
@@ -28,7 +30,7 @@ _NOTHING_FAILED: dict[int, dict[str, Any]] = {}
 
 @functools.lru_cache(256)
 def _same(layout: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    """Return the same object for layouts that are equal, as those of short results are."""
+    """Return the same object for layouts that are equal; to be asked of short ones, for it keeps them."""
     return layout
 
 
@@ -88,11 +90,12 @@ class Outcome:
             raise ProtocolError("a failure of a unit that its task doesn't have")
         failures = {failure["unit"]: failure for failure in failed} if failed else _NOTHING_FAILED
         kept = bytes(there) if there is not None and len(there) <= _COPIED_BYTES else there
+        places = tuple((start, length) for start, length in layout)
         return cls(
             fields["start"],
             fields["count"],
             kept,
-            _same(tuple((start, length) for start, length in layout)),
+            _same(places) if len(places) <= _SHARED_PLACES else places,
             failures,
             kept is there and not payload.readonly,
             offset,

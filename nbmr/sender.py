@@ -88,6 +88,8 @@ class Sender:
         """
         with self._telling():
             self._wait_for_queues()
+            if self.log.ended:  # so there is nothing to make on the broker
+                return
             units = self._send_tasks()
         if self.log.ended:
             return

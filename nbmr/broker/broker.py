@@ -163,14 +163,13 @@ class Broker:
                     time.sleep(max(0.0, made + SETTLE_SECONDS - time.monotonic()))
                     self.exists(queue, timeout)  # answered after a reconnect, if there was one
                     now = self._consuming.generation
-                    if generation != now and not self._serves(queue):
-                        if self.trouble or now != self._consuming.generation:  # that is why it doesn't
-                            continue
-                        del self._young[queue.name]
+                    broken = generation != now and not self._serves(queue)
+                    if broken and (self._consuming.state != "open" or now != self._consuming.generation):
+                        continue  # out of reach once more: that is why nothing is served
+                    del self._young[queue.name]
+                    if broken:
                         self.delete(queue)  # nobody can get at what may be in it
                         self.declare(queue)
-                    else:
-                        del self._young[queue.name]
 
     def _serves(self, queue: Queue) -> bool:
         """Whether RabbitMQ serves a consumer of a queue: one that we have, or one for a moment.

@@ -31,6 +31,14 @@ class Call:
     #: Why it has not been answered yet, if RabbitMQ said so.
     trouble: str = ""
 
+    def end(self, result: Any = None, error: BaseException | None = None) -> None:
+        """Give its caller the answer, unless that has given it up."""
+        with contextlib.suppress(InvalidStateError):
+            if error:
+                self.answer.set_exception(error)
+            else:
+                self.answer.set_result(result)
+
 
 class Calls:
     """Makes calls on a channel of its own; all but `add` belongs to the I/O thread.
@@ -75,8 +83,7 @@ class Calls:
     def fail(self, error: BrokerError) -> None:
         """Fail every call, for good."""
         for call in (*self._waiting, *self._resting, *([self._calling] if self._calling else ())):
-            if not call.answer.done():
-                call.answer.set_exception(error)
+            call.end(error=error)
 
     def next(self) -> None:
         """Make the next call, if there is one and it can be made now."""
@@ -112,11 +119,7 @@ class Calls:
     def _finish(self, frame: Any = None, error: BaseException | None = None) -> None:
         call, self._calling = self._calling, None
         if call:
-            with contextlib.suppress(InvalidStateError):  # its caller has given it up
-                if error:
-                    call.answer.set_exception(error)
-                else:
-                    call.answer.set_result(frame.method if frame else None)
+            call.end(frame.method if frame else None, error)
         self.next()
 
     def _on_closed(self, channel: Any, reason: Any) -> None:

@@ -88,6 +88,8 @@ class Link:
         self._thread = threading.Thread(target=self._run, name=f"nbmr {name}", daemon=True)
         self._thread.start()
         try:
+            while not all_done([self._opened], CALL_SECONDS):
+                pass  # the I/O thread ends it, when all hosts have had their time
             self._opened.result()
         except BaseException:
             self.close()
@@ -345,6 +347,8 @@ class Link:
             self._set_state("open")
 
     def _on_ready(self) -> None:
+        if self._connection is None or not self._connection.is_open:  # it was given up meanwhile
+            return
         self._failures = []
         self._set_state("open")
         if not self._opened.done():

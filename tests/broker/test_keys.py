@@ -257,10 +257,7 @@ def test_files_are_private_whatever_the_umask(client, named, home, queue):
             ours.scale(2)
             theirs.scale(2)
             assert client.map([1], lambda x: x, queue=queue) == [1]
-            tops = [
-                *(home / "runtime").glob("nbmr-*"),
-                home / "state",
-            ]  # Jupyter keeps files in the former too
+            tops = [home / "state", *(home / "runtime").glob("nbmr-*")]  # Jupyter has files in the latter
             found = [path for top in tops for path in (top, *top.rglob("*"))]
             modes = {}
             for path in found:

@@ -112,7 +112,6 @@ def test_after_a_broken_connection_workers_are_seen_again(client, queue, roster,
         assert len(roster.look(timeout=40, expected=1, queue=queue)) == 1
 
 
-@pytest.mark.slow
 def test_where_nobody_looks_nothing_is_sent(client, queue, outsider, eventually):
     with client.workers(1, queue=queue):
         mine = outsider.channel.queue_declare("", exclusive=True).method.queue

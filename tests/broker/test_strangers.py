@@ -221,7 +221,6 @@ def noise(count):
     return [chance.randbytes(chance.randrange(200)) for _ in range(count)]
 
 
-@pytest.mark.slow
 def test_a_hundred_thousand_random_messages(client, queue, running, outsider, eventually, rejections):
     """At a client's job log, and some of them at the queue of tasks: the job goes on between them.
 

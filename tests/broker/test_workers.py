@@ -299,7 +299,6 @@ def test_a_late_joiner_gets_its_share(client, queue, tmp_path, eventually):
 # ---------------------------------------------------------------- zero configuration
 
 
-@pytest.mark.slow
 def test_two_kernels_at_the_same_moment_share_a_node_and_its_workers(server, start, tmp_path, monkeypatch):
     """And both outlive them."""
     for name, folder in [("JUPYTER_RUNTIME_DIR", "runtime"), ("XDG_STATE_HOME", "state")]:

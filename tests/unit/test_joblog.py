@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nbmr import codec, message
+from nbmr import codec, message, outcome
 from nbmr.joblog import JobLog
 from nbmr.signing import Signer
 from nbmr.standing import Status
@@ -156,6 +156,13 @@ def test_of_a_short_result_little_is_kept_but_itself(log):
         tracemalloc.stop()
     assert [outcome.values() for outcome in log.outcomes.values()] == [[task] for task in range(count)]
     assert held / count < 600
+
+
+def test_of_a_result_in_many_buffers_nothing_outlives_its_job(log):
+    before = outcome._same.cache_info().currsize
+    result(log, 0, [np.arange(n) for n in range(100)])
+    assert [len(array) for array in log.outcomes[0].values()] == list(range(100))
+    assert outcome._same.cache_info().currsize == before
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["in one piece", "in several"])
