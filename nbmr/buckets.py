@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import mmap
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ import pandas as pd
 
 from nbmr import codec
 from nbmr.hashing import bucket_of, piece_of
+from nbmr.samples import alike, among, sample_of
 
 #: Bytes of encoded rows from which on a bucket is read in pieces.
 HELD_BYTES = 64 << 20
@@ -36,7 +37,7 @@ class Buckets:
     encoded
         For each bucket, its encoded frame's buffers; none where the bucket is empty.
     sample
-        The partition's first row, or none if it has none: its columns and their types.
+        A few of the partition's rows, or none if it has none: see `nbmr.samples`.
     lengths
         How many rows each bucket has.
     rows
@@ -75,7 +76,7 @@ class Buckets:
                 return
 
 
-def sort_rows(frame: Any, keys: Any, count: int, *, numbered: bool = False) -> Buckets:
+def sort_rows(frame: Any, keys: Any, count: int, *, numbered: bool = False, whole: Any = None) -> Buckets:
     """Sort the rows of a partition into buckets.
 
     Parameters
@@ -88,6 +89,8 @@ def sort_rows(frame: Any, keys: Any, count: int, *, numbered: bool = False) -> B
         How many buckets.
     numbered
         Whether it will be asked for the numbers of the rows.
+    whole
+        The partition, if the rows are not all of it: all have a say in the types.
     """
     places = bucket_of(keys, count)
     order = np.argsort(places, kind="stable")  # within a bucket, rows keep their order
@@ -97,7 +100,8 @@ def sort_rows(frame: Any, keys: Any, count: int, *, numbered: bool = False) -> B
         chosen = order[start:stop]
         encoded.append(codec.encode(frame.iloc[chosen]) if len(chosen) else [])
         rows.append(chosen.astype(np.int32 if len(frame) < 1 << 31 else np.int64))
-    return Buckets(encoded, frame.iloc[:1], np.diff(ends).tolist(), rows if numbered else None)
+    sample = sample_of(frame if whole is None else whole)
+    return Buckets(encoded, sample, np.diff(ends).tolist(), rows if numbered else None)
 
 
 def told(buckets: Buckets, keys: Any) -> dict[str, Any]:
@@ -178,17 +182,13 @@ class Bucket:
         return sum(part.lengths[number] for part in self.parts for number in self.numbers)
 
     @cached_property
-    def empty(self) -> Any:
-        """The columns and their types that the rows of all partitions together have; None for none.
-
-        All partitions count for these, also those that have no rows in this bucket.
-        """
-        samples = [part.sample for part in self.parts]
-        return pd.concat(samples).iloc[:0] if samples else None
+    def alike(self) -> bool:
+        """Whether all partitions have the same columns and types."""
+        return all(alike(part.sample, self.parts[0].sample) for part in self.parts)
 
     def frame(self) -> Any:
         """Return all rows, in the order of the input; None if there were no partitions."""
-        return self.joined(frame for _, frame in self.frames())
+        return self.joined(self.frames())
 
     def frames(self) -> Iterator[tuple[int, Any]]:
         """Yield each partition's number and rows, where it has some, one at a time."""
@@ -208,14 +208,18 @@ class Bucket:
         ]
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
-    def joined(self, frames: Iterator[Any]) -> Any:
-        """Concatenate rows of this bucket, with the types that they have among all rows."""
-        empty = self.empty
-        if empty is None:
+    def joined(self, pieces: Iterable[tuple[int | None, Any]]) -> Any:
+        """Concatenate rows of this bucket, with the types that they have among all rows.
+
+        All partitions count for these, also those that have no rows in this bucket. Each of the pieces comes
+        with the number of the partition that it is of, if it is of one.
+        """
+        if not self.parts:
             return None
-        there = list(frames)
-        frame = pd.concat(there) if there else empty
-        return typed(frame, empty)
+        if self.alike:
+            there = [frame for _, frame in pieces]
+            return pd.concat(there) if there else self.parts[0].sample.iloc[:0]
+        return among([part.sample for part in self.parts], pieces)
 
     def pieces(self, by: list[Any], held: int) -> Iterator[Any]:
         """Yield the rows in pieces of about so many bytes; all rows with the same key are in one piece.
@@ -239,7 +243,7 @@ class Bucket:
     def _pieces(self, by: list[Any], held: int) -> Iterator[tuple[Any, Any]]:
         """Yield pieces, each with which of all rows they are; None for all."""
         pieces = min(-(-self.nbytes // max(held, 1)), _MOST_PIECES)
-        if pieces <= 1 or self.empty is None:
+        if pieces <= 1 or not self.parts:
             if (frame := self.frame()) is not None:
                 yield frame, None
             return
@@ -252,11 +256,11 @@ class Bucket:
             chosen = [numbers == piece for numbers in found]
             yield self.joined(self._chosen(chosen)), np.concatenate(chosen)
 
-    def _chosen(self, chosen: list[Any]) -> Iterator[Any]:
+    def _chosen(self, chosen: list[Any]) -> Iterator[tuple[int, Any]]:
         """Yield those of the partitions' rows that are chosen."""
         for (place, frame), wanted in zip(self.frames(), chosen, strict=True):
             if wanted.any():
-                yield frame.take(np.flatnonzero(wanted))
+                yield place, frame.take(np.flatnonzero(wanted))
             del frame
             self.parts[place].release()
 
@@ -271,34 +275,19 @@ class Bucket:
             How many bytes of encoded rows to take together.
         """
         most = max(int(held / max(self.nbytes, 1) * self.length), 1)
-        kept: list[Any] = []
+        kept: list[tuple[int | None, Any]] = []
         count = 0
         for place, frame in self.frames():
-            kept.append(frame)
+            kept.append((place, frame))
             count += len(frame)
             if count > most:
-                kept = [combiner(self.joined(iter(kept)))]
-                count = len(kept[0])
+                fewer = combiner(self.joined(kept))
+                count = len(fewer)
                 if count > most // 2:
                     return None
-                kept = [kept[0].copy()]  # of its own memory, whatever the combiner gave
+                kept = [(None, fewer.copy())]  # of its own memory, whatever the combiner gave
+                del fewer
             del frame
             if len(kept) == 1:
                 self.parts[place].release()
-        return self.joined(iter(kept))
-
-
-def typed(frame: Any, empty: Any) -> Any:
-    """Return a frame with the columns and types of another one, that were made for more rows."""
-    if frame is empty:
-        return frame
-    if not frame.columns.equals(empty.columns):
-        frame = frame.reindex(columns=empty.columns)
-    if list(frame.dtypes) == list(empty.dtypes):
-        return frame
-    columns = {
-        number: frame.iloc[:, number].astype(dtype) for number, dtype in enumerate(empty.dtypes.tolist())
-    }
-    out = pd.DataFrame(columns, index=frame.index)
-    out.columns = empty.columns
-    return out
+        return self.joined(kept)

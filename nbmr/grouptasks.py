@@ -20,6 +20,7 @@ import pandas as pd
 from nbmr import buckets, partials, spec, unit
 from nbmr.folding import Later
 from nbmr.grouping import Grouping
+from nbmr.samples import among, sample_of
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Table:
     order: Any
     #: How many rows each group has.
     sizes: Any
-    #: One row of the partition, or none: its columns and their types.
+    #: A few rows of the partition, or none: see `nbmr.samples`.
     sample: Any = None
     #: What there is to know of the groups; None if they have to be aggregated in another way.
     found: Any = None
@@ -117,23 +118,28 @@ class Parts:
         How rows are grouped.
     verb, args, kwargs
         The verb of pandas' groupby.
-    empty
-        The columns and types that the partitions have together, where they differ.
+    samples
+        A few rows of each partition, where their columns or types differ: see `nbmr.samples`.
     """
 
     def __init__(
-        self, how: Grouped, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], empty: Any = None
+        self,
+        how: Grouped,
+        verb: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        samples: list[Any] | None = None,
     ) -> None:
-        self.how, self.verb, self.args, self.kwargs, self.empty = how, verb, args, kwargs, empty
+        self.how, self.verb, self.args, self.kwargs, self.samples = how, verb, args, kwargs, samples
 
     def __call__(self, part: Any) -> Table | None:
         """Aggregate one partition; the values are None if they can't be put together from parts."""
         if part is None:
             return None
         frame = self.how.checked(part)
-        sample = frame.iloc[:1]
-        if self.empty is not None:
-            frame = buckets.typed(frame, self.empty)
+        sample = sample_of(frame)
+        if self.samples is not None:
+            frame = among(self.samples, [(None, frame)])
         elif self.how.lacking(frame):
             return Table(None, (), (), sample, lacking=True)
         whole = self.how.whole(frame, sort=False, observed=True)
@@ -196,10 +202,9 @@ class ToBuckets:
             there = keys.notna().all(axis=1).to_numpy()
             if not there.all():
                 kept, keys, numbers = frame[there], keys[there], np.flatnonzero(there)
-        made = buckets.sort_rows(kept, keys, self.count, numbered=True)
+        made = buckets.sort_rows(kept, keys, self.count, numbered=True, whole=frame)
         if numbers is not None and made.rows is not None:
             made.rows = [numbers[rows] for rows in made.rows]
-        made.sample = frame.iloc[:1]
         unit.tell({"mapped": len(frame)} | buckets.told(made, keys))
         return made
 

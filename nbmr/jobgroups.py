@@ -23,6 +23,7 @@ from nbmr.grouptasks import Grouped, Table
 from nbmr.grouptold import Told
 from nbmr.groupwork import NAMED_TRANSFORMS, Groupwork
 from nbmr.job import Job
+from nbmr.samples import alike
 
 
 def grouped(data: Job | Files, by: Any, options: dict[str, Any], client: Callable[[], Any]) -> JobGroupBy:
@@ -283,9 +284,9 @@ class Jobwork:
             if not tables:
                 raise ConfigError(NOTHING)
             samples = [table.sample for table in tables]
-            if any(table.lacking or not _alike(table.sample, samples[0]) for table in tables):
+            if any(table.lacking or not alike(table.sample, samples[0]) for table in tables):
                 # the types that they have together are known only now
-                work = grouptasks.Parts(self.how, verb, args, kwargs, pd.concat(samples).iloc[:0])
+                work = grouptasks.Parts(self.how, verb, args, kwargs, samples)
                 tables = [table for table in self._run.map(work, _label(verb, None)) if table is not None]
         except TaskError as error:
             raise self._run.reason(error) from error
@@ -341,10 +342,6 @@ def _in_place(parts: list[Any], order: list[Any]) -> Any:
     kept = [pair for pair in zip(parts, order, strict=True) if len(pair[0])] or [(parts[0], order[0])]
     out = pd.concat([part for part, _ in kept])
     return out.take(np.argsort(np.concatenate([places for _, places in kept])))
-
-
-def _alike(one: Any, other: Any) -> bool:
-    return bool(one.columns.equals(other.columns)) and list(one.dtypes) == list(other.dtypes)
 
 
 def _check(fn: Any) -> None:

@@ -53,8 +53,7 @@ class Map:
         if self.combiner is not None:
             frame = combine(self.combiner, frame, self.by)
         kept = frame[frame[self.by].notna().all(axis=1).to_numpy()]
-        buckets = sort_rows(kept, kept[self.by], self.count)
-        buckets.sample = frame.iloc[:1]  # rows without a key, too, have a say in the types
+        buckets = sort_rows(kept, kept[self.by], self.count, whole=frame)
         unit.tell({"mapped": count} | told(buckets, kept[self.by]))
         return buckets
 

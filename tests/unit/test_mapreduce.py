@@ -381,28 +381,19 @@ COLUMNS = {
     "datetime64[ns, Europe/Berlin]": st.sampled_from([0, 10**18]).map(pd.Timestamp) | st.none(),
 }
 
-#: pandas 2 leaves out the types of most parts that have no value, and warns that this will change. Categories
-#: of their own are types of their own.
-TYPES_COUNT = int(pd.__version__.split(".")[0]) >= 3
-
-
-def own(dtype):
-    return dtype if TYPES_COUNT or dtype != "category" else pd.CategoricalDtype(["a", "b"])
-
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_keys(data):
     """Partitions whose key columns have types of their own; and keys of several columns."""
     dtypes = data.draw(st.lists(st.sampled_from(list(COLUMNS)), min_size=1, max_size=3))
-    dtypes = dtypes if TYPES_COUNT else dtypes[:1] * len(dtypes)
     width = data.draw(st.integers(1, 2))
     parts, start = [], 0
     for dtype in dtypes:
         rows = data.draw(st.integers(0, 6))
         columns = {
             f"k{number}": pd.Series(
-                data.draw(st.lists(COLUMNS[dtype], min_size=rows, max_size=rows)), dtype=own(dtype)
+                data.draw(st.lists(COLUMNS[dtype], min_size=rows, max_size=rows)), dtype=dtype
             )
             for number in range(width)
         }
@@ -446,3 +437,42 @@ def test_keys_of_any_objects(parts, count):
         assert_series_equal(got, want, check_exact=True)
     else:
         assert not len(got)
+
+
+VALUE_COLUMNS = COLUMNS | {
+    "Float64": st.sampled_from([0.5, -2.0]) | st.none(),
+    "large": st.sampled_from([2**60 + 1, 2**53 + 1]),  # which no float has
+    "numbers as categories": st.integers(0, 2) | st.none(),
+    "datetime64[s]": st.sampled_from([0, 86400 * 10**9]).map(pd.Timestamp) | st.none(),
+    "timedelta64[ns]": st.sampled_from([0, 10**9]).map(pd.Timedelta) | st.none(),
+    "object": st.integers(0, 2) | st.just("a") | st.none(),
+}
+OTHER_NAMES = {"large": "int64", "numbers as categories": "category"}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_values(data):
+    """Rows are as among all rows together: types, values, what stands for missing ones, and labels."""
+    parts, start = [], 0
+    for _ in range(data.draw(st.integers(1, 4))):
+        rows = data.draw(st.integers(0, 4))
+        columns = {"k": data.draw(st.lists(st.integers(0, 3), min_size=rows, max_size=rows))}
+        for name in data.draw(st.sampled_from([["v"], ["v", "w"], ["w", "v"]])):
+            dtype = data.draw(st.sampled_from(list(VALUE_COLUMNS)))
+            values = data.draw(st.lists(VALUE_COLUMNS[dtype], min_size=rows, max_size=rows))
+            columns[name] = pd.Series(values, dtype=OTHER_NAMES.get(dtype, dtype))
+        label = data.draw(st.sampled_from([int, float, str]))
+        part = pd.DataFrame(columns).astype({"k": "int64"})
+        parts.append(part.set_axis(pd.Index([label(n) for n in range(start, start + rows)], dtype=label)))
+        start += rows
+
+    def told(rows):
+        found = [f"{name} {rows[name].dtype}: {list(rows[name])!r}" for name in rows.columns]
+        return "; ".join([*found, f"{rows.index.dtype}: {list(rows.index)}"])
+
+    count, held = data.draw(st.integers(1, 4)), data.draw(st.sampled_from([300, 1 << 30]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        want, got = wanted(parts, told, "k"), run(parts, told, "k", count, held=held)
+    assert got.to_dict() == (want.to_dict() if len(want) else {})
