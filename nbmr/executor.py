@@ -102,15 +102,20 @@ class Executor(futures.Executor):
         self._most = max_workers
         self._fn = CallEncoded(secrets.token_hex(8), initializer, tuple(initargs))
         self._lock = threading.Lock()
-        self._calls = Calls(singly=timeout is not None, most=max_workers, shares_from=self._shares_from)
         self._job: Job | None = None
         #: Starts the job, and gives each call its outcome.
         self._collector: threading.Thread | None = None
-        self._started: futures.Future[None] = futures.Future()
+        self._reset()
         #: What keeps the calls from being made, since when, and whether it was said.
         self._trouble = ("", 0.0, True)
         self._closed = False
         self._broken: BaseException | None = None
+
+    def _reset(self) -> None:
+        """Be as one that nobody has called yet."""
+        self._calls = Calls(singly=self._timeout is not None, most=self._most, shares_from=self._shares_from)
+        self._begun = False
+        self._started: futures.Future[None] = futures.Future()
 
     # ---------------------------------------------------------------- concurrent.futures' interface
 
@@ -119,7 +124,8 @@ class Executor(futures.Executor):
 
         What can't be pickled is told by the future: a `nbmr.PickleError`. The first call starts the job, and
         what else has to be there. Where an event loop runs in this thread, that isn't waited for, and what
-        goes wrong with it is told by the futures.
+        goes wrong with it is told by the futures. All calls that waited for it fail then, and the next one
+        tries again.
 
         Raises
         ------
@@ -140,13 +146,15 @@ class Executor(futures.Executor):
             return call
         with self._lock:
             self._check()
-            self._calls.put(call)
-            if self._collector is None:
-                self._collector = threading.Thread(target=self._work, name="nbmr executor", daemon=True)
-                self._collector.start()
+            if not self._begun:
+                collector = threading.Thread(target=self._work, name="nbmr executor", daemon=True)
+                collector.start()
+                self._collector, self._begun = collector, True
                 _open.add(self)
-        if not self._started.done() and not _in_event_loop():
-            self._started.result()
+            self._calls.put(call)
+            started = self._started
+        if not started.done() and not _in_event_loop():
+            started.result()
         return call
 
     def _check(self) -> None:
@@ -231,12 +239,20 @@ class Executor(futures.Executor):
         try:
             job = self._job = self._start()
         except BaseException as exc:  # noqa: BLE001 - whoever waits for a call is told
-            self._break(exc)
-            self._started.set_exception(exc)
-            _open.discard(self)
+            self._give_up(exc)
             return
         self._started.set_result(None)
         self._collect(job)
+
+    def _give_up(self, error: BaseException) -> None:
+        """Fail the calls that waited for the start. Nothing has begun: the next one tries again."""
+        with self._lock:
+            left, started = self._calls.take_all(), self._started
+            _open.discard(self)
+            if not self._closed:
+                self._reset()
+        started.set_exception(error)
+        _fail(left, error)
 
     def _start(self) -> Job:
         """Begin the job that all calls are tasks of."""
@@ -311,9 +327,7 @@ class Executor(futures.Executor):
             left = self._calls.take_all()
             if left or not self._closed:
                 self._broken = self._broken or error
-        for call in left:
-            with contextlib.suppress(InvalidStateError):
-                call.set_exception(error)
+        _fail(left, error)
 
     def drop(self, call: Call) -> None:
         """Have a call that was cancelled never be made, or end it where it runs."""
@@ -324,6 +338,12 @@ class Executor(futures.Executor):
     def runs(self, task: int) -> bool:
         """Whether a worker is at a task."""
         return self._job is not None and self._job.log.runs(task)
+
+
+def _fail(calls: list[Call], error: BaseException) -> None:
+    for call in calls:
+        with contextlib.suppress(InvalidStateError):  # cancelled just now
+            call.set_exception(error)
 
 
 def _in_event_loop() -> bool:

@@ -300,6 +300,60 @@ def test_a_job_that_is_cancelled_from_elsewhere_breaks_it(client, tmp_path, gate
     executor.shutdown()
 
 
+def test_a_start_that_failed_is_tried_again(client, monkeypatch):
+    """Nothing had begun: once RabbitMQ is within reach again, say, the same executor works."""
+    begun, go_on, reason = threading.Semaphore(0), threading.Event(), nbmr.BrokerUnreachable("not now")
+    start = client.start
+
+    def fail(*_args):
+        begun.release()
+        assert go_on.wait(PATIENCE)
+        raise reason
+
+    executor = nbmr.Executor(client=client)
+    monkeypatch.setattr(client, "start", fail)
+
+    async def in_an_event_loop():
+        return [executor.submit(abs, -x) for x in range(3)]
+
+    waiting = asyncio.run(in_an_event_loop())
+    assert begun.acquire(timeout=PATIENCE)
+    go_on.set()
+    for future in waiting:
+        assert future.exception(PATIENCE) is reason
+    with pytest.raises(nbmr.BrokerUnreachable, match="not now"):
+        executor.submit(abs, 1)  # who doesn't run an event loop is told at once
+    monkeypatch.setattr(client, "start", start)
+    assert executor.submit(abs, -2).result(PATIENCE) == 2
+    assert list(executor.map(abs, range(-3, 0))) == [3, 2, 1]
+    executor.shutdown()
+
+
+def test_an_executor_that_was_shut_down_while_its_start_failed_stays_so(client, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def fail(*_args):
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        raise nbmr.BrokerUnreachable("not now")
+
+    monkeypatch.setattr(client, "start", fail)
+    executor = nbmr.Executor(client=client)
+
+    async def in_an_event_loop():
+        return executor.submit(abs, 1)
+
+    future = asyncio.run(in_an_event_loop())
+    assert begun.wait(PATIENCE)
+    executor.shutdown(wait=False)
+    go_on.set()
+    with pytest.raises(nbmr.BrokerUnreachable, match="not now"):
+        future.result(PATIENCE)
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(abs, 1)
+
+
 def test_a_limit_of_time(client):
     with nbmr.Executor(client=client, timeout=0.3) as executor:
         slow, quick = executor.submit(time.sleep, 60), executor.submit(abs, -1)
