@@ -1,4 +1,4 @@
-"""Arrow's tables: cut, sent and gathered, they are what they were; and results of all kinds are gathered."""
+"""Arrow's tables: cut, sent and gathered, they are what they were. See also test_libraries.py."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import decimal
 import numpy as np
 import pandas as pd
 import pytest
+from here import TIMES, mapped
 
 from nbmr import codec, frames
-from nbmr.errors import ConfigError, GatherError
 from nbmr.frames import library_of
-from nbmr.groups import grouped
 from nbmr.tasks import source_of, weight
 
 pa = pytest.importorskip("pyarrow", minversion="15")
 import pyarrow.compute as pc  # noqa: E402
 
-TIMES = [dt.datetime(2026, 3, 29, hour) for hour in (0, 1, 2, 3)] + [None]  # noqa: DTZ001 - local times
 #: One column of every type.
 COLUMNS = {
     "int": pa.array([1, None, 3, 4, 5], pa.int8()),
@@ -47,17 +45,6 @@ COLUMNS = {
     "runs": pc.run_end_encode(pa.array([1, 1, 1, 2, 2])),
 }
 EVERY = pa.table(COLUMNS).replace_schema_metadata({"made by": "us"})
-
-
-def travel(value):
-    return codec.decode([bytearray(part) for part in codec.encode(value)])
-
-
-def mapped(data, fn, partitions=None, slots=2, **how):
-    """Do what a job does, with all that travels encoded."""
-    source = source_of(data, partitions, slots)
-    results = [travel(fn(travel(task.units)[0])) for task in source.tasks(lambda: None)]
-    return frames.gather(results, of_frame=source.of_frame, library=source.library, **how)
 
 
 def same(got, want):
@@ -131,33 +118,13 @@ def test_rows_of_pandas_are_numbered_on():
 # ---------------------------------------------------------------- results of other kinds
 
 
-def test_dicts_and_scalars_become_tables_and_arrays_of_arrow():
-    rows = mapped(PLAIN, lambda part: {"rows": part.num_rows, "sum": pc.sum(part["int"])}, 2)
-    same(rows, pa.table({"rows": [3, 2], "sum": [4, 9]}))
-    assert mapped(PLAIN, len, 2).to_pylist() == [3, 2]
-    assert mapped(PLAIN, lambda part: pc.sum(part["int"]), 2).to_pylist() == [4, 9]
-    assert mapped(PLAIN, lambda part: pa.scalar(1 if len(part) == 3 else 2.5), 2).to_pylist() == [1, 2.5]
-    assert mapped(PLAIN, lambda part: 1 if len(part) == 3 else 2.5, 2).to_pylist() == [1, 2.5]
-    ragged = mapped(PLAIN, lambda part: {"a": 1} if len(part) == 3 else {"b": "x"}, 2)
-    same(ragged, pa.table({"a": [1, None], "b": [None, "x"]}))
+def test_scalars_of_arrow_become_arrays():
+    got = mapped(PLAIN, lambda part: pa.scalar(1 if len(part) == 3 else 2.5), 2)
+    assert got.to_pylist() == [1, 2.5]
 
 
-def test_none_is_dropped_and_anything_else_is_a_list():
+def test_tables_with_nested_columns_are_left_out_where_nothing_came():
     same(mapped(PLAIN, lambda part: part if len(part) == 2 else None, 2), PLAIN[3:])
-    assert mapped(PLAIN, lambda part: [len(part)], 2) == [[3], [2]]
-    assert mapped(PLAIN, lambda part: {1: len(part)}, 2) == [{1: 3}, {1: 2}]
-    assert mapped(PLAIN, lambda part: 3 if len(part) == 3 else "x", 2) == [3, "x"]
-    assert list(map(len, mapped(PLAIN, lambda part: part, 2, how="list"))) == [3, 2]
-
-
-def test_types_that_disagree_become_a_common_one():
-    parts = [pa.table({"a": [1]}), pa.table({"a": [None]}), pa.table({"b": [1], "a": [2.5]})]
-    joined = frames.gather(list(parts), of_frame=True, library="pyarrow")
-    same(joined, pa.table({"a": [1, None, 2.5], "b": [None, None, 1]}))
-    odd = [pa.table({"a": [1]}), pa.table({"a": ["x"]})]
-    assert frames.gather(list(odd), of_frame=True) == odd
-    with pytest.raises(GatherError, match=r"pyarrow can't concatenate .* int64 vs string"):
-        frames.gather(list(odd), of_frame=True, how="concat")
 
 
 # ---------------------------------------------------------------- what travels
@@ -204,8 +171,3 @@ def test_whole_columns_are_not_copied():
     back = codec.decode(codec.slices(memoryview(received), codec.layout(buffers)))
     joined = frames.gather([back, back], of_frame=True, library="pyarrow")
     assert np.shares_memory(joined["a"].chunk(1).to_numpy(), np.frombuffer(received, np.uint8))
-
-
-def test_groupby_needs_pandas():
-    with pytest.raises(ConfigError, match=r"got pyarrow Table\. Pass its \.to_pandas\(\)"):
-        grouped(PLAIN, "int", {}, None)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import decimal
 import functools
 import pickle
-import warnings
 from fractions import Fraction
 
-import cloudpickle
 import numpy as np
 import pandas as pd
 import pytest
+from here import NAMES, copied, outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal, assert_series_equal
@@ -21,10 +20,6 @@ from nbmr.groups import grouped
 
 #: Aggregations that add floats, in an order that depends on how rows are parted.
 INEXACT = {"sum", "mean", "std", "var", "sem", "prod"}
-NAMES = [
-    "sum", "mean", "min", "max", "count", "std", "var", "sem", "first", "last", "nunique", "median",
-    "quantile", "prod", "any", "all", "size",
-]  # fmt: skip
 
 
 class Workers:
@@ -37,25 +32,11 @@ class Workers:
         assert partitions == len(items)
         assert gather == "list"
         self.ways.append(type(fn).__name__)
-        return [_copied(_copied(fn)(_copied(item))) for item in items]
-
-
-def _copied(value):
-    return pickle.loads(cloudpickle.dumps(value, protocol=5))
+        return [copied(copied(fn)(copied(item))) for item in items]
 
 
 def parted(df, by=None, *, partitions=3, run=None, **options):
     return grouped(df, by, options | {"partitions": partitions}, run or Workers())
-
-
-def outcome(call):
-    """What came of it: a result, or an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return call()
-        except Exception as exc:  # noqa: BLE001 - whatever pandas raises
-            return exc
 
 
 def assert_same(got, want, *, exact=True):

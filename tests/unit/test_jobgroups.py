@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
-
-import cloudpickle
 import numpy as np
 import pandas as pd
 import pytest
+from here import NAMES, copied, outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal, assert_series_equal
@@ -17,15 +14,6 @@ from nbmr import grouptasks, unit
 from nbmr.errors import ConfigError
 from nbmr.grouptasks import Grouped
 from nbmr.jobgroups import JobGroupBy, Jobwork, grouped
-
-NAMES = [
-    "sum", "mean", "min", "max", "count", "std", "var", "sem", "first", "last", "nunique", "median",
-    "quantile", "prod", "any", "all", "size",
-]  # fmt: skip
-
-
-def copied(value):
-    return pickle.loads(cloudpickle.dumps(value, protocol=5))
 
 
 class Workers:
@@ -65,15 +53,6 @@ class Workers:
 def over(parts, by, count=3, **options):
     workers = Workers(parts, count)
     return JobGroupBy(Jobwork(Grouped(by, options), workers)), workers
-
-
-def outcome(call):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return call()
-        except Exception as exc:  # noqa: BLE001 - whatever pandas raises
-            return exc
 
 
 def same(parts, by, verb, count=3, **options):

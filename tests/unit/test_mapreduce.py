@@ -14,19 +14,16 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import pytest
+from here import travel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal, assert_series_equal
 
-from nbmr import codec, mapreduce, unit
+from nbmr import mapreduce, unit
 from nbmr.buckets import Bucket
 from nbmr.errors import ConfigError
 from nbmr.hashing import bucket_of
 from nbmr.mapping import Map, Reduce
-
-
-def travel(value):
-    return codec.decode([bytearray(part) for part in codec.encode(value)])
 
 
 def run(parts, reducer, by, count=3, mapper=lambda part: part, combiner=None, held=None):

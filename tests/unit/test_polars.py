@@ -1,4 +1,4 @@
-"""polars' frames: cut, sent and gathered, they are what they were; and results of all kinds are gathered."""
+"""polars' frames: cut, sent and gathered, they are what they were. See also test_libraries.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import decimal
 import numpy as np
 import pandas as pd
 import pytest
+from here import TIMES, mapped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,6 @@ pl = pytest.importorskip("polars", minversion="1.32")
 from polars.testing import assert_frame_equal, assert_series_equal  # noqa: E402
 from polars.testing.parametric import dataframes  # noqa: E402
 
-TIMES = [dt.datetime(2026, 3, 29, hour) for hour in (0, 1, 2, 3)] + [None]  # noqa: DTZ001 - local times
 #: One column of every type that can travel.
 EVERY = pl.DataFrame(
     {
@@ -45,17 +45,6 @@ EVERY = pl.DataFrame(
         "struct": [{"a": 1, "b": [{"c": "x"}]}] * 4 + [None],
     }
 )
-
-
-def travel(value):
-    return codec.decode([bytearray(part) for part in codec.encode(value)])
-
-
-def mapped(data, fn, partitions=None, slots=2, **how):
-    """Do what a job does, with all that travels encoded."""
-    source = source_of(data, partitions, slots)
-    results = [travel(fn(travel(task.units)[0])) for task in source.tasks(lambda: None)]
-    return frames.gather(results, of_frame=source.of_frame, library=source.library, **how)
 
 
 # ---------------------------------------------------------------- the same as on the whole
@@ -125,23 +114,12 @@ def test_the_data_is_what_it_was_when_the_job_was_made():
 # ---------------------------------------------------------------- results of other kinds
 
 
-def test_dicts_and_scalars_become_frames_and_series_of_polars():
-    rows = mapped(EVERY, lambda part: {"rows": part.height, "sum": part["int"].sum()}, 2)
-    assert_frame_equal(rows, pl.DataFrame({"rows": [3, 2], "sum": [4, 9]}))
-    assert_series_equal(mapped(EVERY, len, 2), pl.Series([3, 2]))
+def test_scalars_of_numpy_become_series():
     assert_series_equal(mapped(EVERY, lambda part: np.float32(part.height), 5)[:1], pl.Series([1.0]))
-    mixed = mapped(EVERY, lambda part: 1 if part.height == 3 else 2.5, 2)
-    assert_series_equal(mixed, pl.Series([1.0, 2.5]))
-    ragged = mapped(EVERY, lambda part: {"a": 1} if part.height == 3 else {"b": "x"}, 2)
-    assert_frame_equal(ragged, pl.DataFrame({"a": [1, None], "b": [None, "x"]}))
 
 
-def test_none_is_dropped_and_anything_else_is_a_list():
+def test_frames_of_every_type_are_left_out_where_nothing_came_and_other_libraries_make_a_list():
     assert_frame_equal(mapped(EVERY, lambda part: part if part.height == 2 else None, 2), EVERY[3:])
-    assert mapped(EVERY, lambda part: [part.height], 2) == [[3], [2]]
-    assert mapped(EVERY, lambda _part: None, 2) == [None, None]
-    assert mapped(EVERY, lambda part: {1: part.height}, 2) == [{1: 3}, {1: 2}]
-    assert [part.height for part in mapped(EVERY, lambda part: part, 2, how="list")] == [3, 2]
     kinds = mapped(EVERY, lambda part: part if part.height == 3 else part.to_pandas(), 2)
     assert list(map(type, kinds)) == [pl.DataFrame, pd.DataFrame]
 
@@ -155,23 +133,12 @@ def test_numbers_do_not_silently_become_text():
         mapped(EVERY, odd, 2, how="concat")
     nested = [pl.DataFrame({"x": [[{"a": 1}]]}), pl.DataFrame({"x": [[{"a": "1"}]]})]
     assert isinstance(frames.gather(list(nested), of_frame=True), list)
-    assert mapped(EVERY, lambda part: 3 if part.height == 3 else "x", 2) == [3, "x"]
     assert mapped(EVERY, lambda part: {"a": 3 if part.height == 3 else "x"}, 2) == [{"a": 3}, {"a": "x"}]
 
 
-def test_types_that_disagree_become_a_common_one():
-    parts = [pl.DataFrame({"a": [1]}), pl.DataFrame({"a": [None]}), pl.DataFrame({"b": [1], "a": [2.5]})]
-    joined = frames.gather(list(parts), of_frame=True, library="polars")
-    assert_frame_equal(joined, pl.DataFrame({"a": [1.0, None, 2.5], "b": [None, None, 1]}))
-    swapped = [pl.DataFrame({"a": [1], "b": [2]}), pl.DataFrame({"b": [4], "a": [3]})]
-    joined = frames.gather(list(swapped), of_frame=False)
-    assert_frame_equal(joined, pl.DataFrame({"a": [1, 3], "b": [2, 4]}))
+def test_types_of_series_that_disagree_become_a_common_one():
     series = [pl.Series("a", [1]), pl.Series("a", [None]), pl.Series("a", [0.5])]
     assert_series_equal(frames.gather(series, of_frame=False), pl.Series("a", [1.0, None, 0.5]))
-
-
-def test_rows_and_scalars_of_polars_data_are_gathered_where_polars_was_not_used():
-    assert_series_equal(frames.gather([1, 2], of_frame=True, library="polars"), pl.Series([1, 2]))
 
 
 def test_a_frame_of_pandas_may_give_polars():
@@ -211,8 +178,3 @@ def test_a_lazy_frame_has_to_be_collected():
             refuse(EVERY.lazy())
     with pytest.raises(ConfigError, match=r"polars LazyFrame\. Pass its \.collect\(\)\.to_pandas\(\)"):
         grouped(EVERY.lazy(), "int", {}, None)
-
-
-def test_groupby_needs_pandas():
-    with pytest.raises(ConfigError, match=r"got polars DataFrame\. Pass its \.to_pandas\(\)"):
-        grouped(EVERY, "int", {}, None)
