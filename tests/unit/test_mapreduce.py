@@ -295,6 +295,32 @@ def test_types_are_those_of_all_rows_together():
         same(run([*parts, parts[0][:0]], reducer, "k", count), wanted([*parts, parts[0][:0]], reducer, "k"))
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [pd.array([np.nan, 0.0]), pd.array([True, False], "boolean")],
+        [np.array([np.nan, 0.0]), pd.array([True, False], "boolean")],
+        [np.array([2**60 + 1] * 2), np.array([0.5, 1.5]), np.array(["a", "b"], object)],  # no digit is lost
+        [np.array(["NaT", 0], "datetime64[ns]"), np.array([0.5, 1.5])],
+        [pd.Categorical([1, None]), np.array([1, 2])],
+        [pd.Categorical([1, 2]), np.array([], float), np.array([1, 2])],
+        [np.array([np.nan, np.nan]), pd.array([1, 2], "Int64"), np.array([], object)],
+    ],
+)
+@pytest.mark.parametrize("held", [300, 1 << 30])
+@pytest.mark.filterwarnings("ignore:The behavior of .* concatenation:FutureWarning")  # by pandas 2
+def test_rows_of_some_partitions_are_as_among_all(values, held):
+    """Also where a bucket has no row of the one that makes the type what it is, or none that has a value."""
+    *usual, last = [pd.DataFrame({"k": range(len(one)), "v": one}).astype({"k": "int64"}) for one in values]
+    parts = [*usual, last.assign(k=last.k + 7)]
+
+    def reducer(rows):
+        return f"{rows.v.dtype} {list(rows.v)!r}"
+
+    for count in (1, 9):
+        same(run(parts, reducer, "k", count, held=held), wanted(parts, reducer, "k"))
+
+
 class Named(str, enum.Enum):  # noqa: UP042 - its text is not its value
     A = "a"
 
