@@ -1,6 +1,7 @@
 """Samples: a few rows of each partition, by which rows of some get the types that they have among all rows.
 
-`pandas.concat` is asked for these: what it does is too much to be told again.
+`pandas.concat` is asked for these: what it does is too much to be told again. With pandas 2, it can make one
+kind of missing value of another (None, NaN, NaT) in a column of objects, where all of a bucket's are missing.
 """
 
 from __future__ import annotations
