@@ -45,7 +45,7 @@ def groups_of(data: Any, by: Any, options: dict[str, Any], client: Callable[[], 
         __tracebackhide__ = True
         return client().map(*args, **given)
 
-    return grouped(data, by, options, run)
+    return grouped(data, by, options, run, lambda queue: client().slots(queue) or os.cpu_count() or 1)
 
 
 class Client(Session):
