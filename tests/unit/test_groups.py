@@ -6,8 +6,8 @@ import decimal
 import functools
 import pickle
 import warnings
-from itertools import pairwise
 from fractions import Fraction
+from itertools import pairwise
 
 import cloudpickle
 import numpy as np
