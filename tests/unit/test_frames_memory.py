@@ -1,17 +1,15 @@
 """Gathering holds the result and little more: measured in a process of its own."""
 
 import json
-import mmap
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from nbmr.frames import destination, gather
+from nbmr.frames import gather
 
 SCRIPT = '''
 import gc, json, pickle, sys
@@ -89,23 +87,3 @@ def test_a_forked_process_does_not_write_into_a_large_result():
         os._exit(0)
     os.waitpid(pid, 0)
     assert not joined.to_numpy().any()
-
-
-BUDDIES = """\
-Node 0, zone      DMA      0      0      0      0      0      0      0      0      1      1      3
-Node 0, zone   Normal    520    716    585   1456   2061   1153    484    259     56      2      0
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "size", "spare"),
-    [(BUDDIES, 4 << 10, (3 * 2 + 3 * 4) << 20), (BUDDIES, 64 << 10, 0), ("odd", 4 << 10, 0)],
-)
-def test_large_pages_are_asked_for_where_linux_has_some(monkeypatch, text, size, spare):
-    monkeypatch.setattr(destination, "Path", lambda _: SimpleNamespace(read_text=lambda **_: text))
-    monkeypatch.setattr(mmap, "PAGESIZE", size)
-    assert destination._spare_bytes() == spare
-    monkeypatch.setattr(destination, "_spare_bytes", lambda: 20 << 20)
-    own, mapped = (destination._empty((1, n << 20), np.dtype("u1")) for n in (9, 11))
-    assert own.base is None
-    assert isinstance(mapped.base, mmap.mmap)
