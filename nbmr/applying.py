@@ -31,11 +31,12 @@ class Calls:
         import pandas as pd  # noqa: PLC0415 - slow to import
 
         results: list[Any] = []
+        fn, args, kwargs, keep, series = self.fn, self.args, self.kwargs, results.append, pd.Series
 
         def call(one: Any) -> None:
-            result = self.fn(one, *self.args, **self.kwargs)
+            result = fn(one, *args, **kwargs)
             # pandas lets the next row take this one's place
-            results.append(result.copy(deep=False) if isinstance(result, pd.Series) else result)
+            keep(result.copy(deep=False) if isinstance(result, series) else result)
 
         if isinstance(part, np.ndarray):
             for one in part if self.axis else part.T:
@@ -81,9 +82,14 @@ class Packed:
         self.index: Any = None
         #: And their names.
         self.names: list[Any] = []
+        #: Which results were Python's own floats, if all were floats, of either kind.
+        self.own: Any = None
         kinds = set(map(type, results))
-        kind = kinds.pop() if len(kinds) == 1 else None
-        if kind is not None and issubclass(kind, np.number | np.bool_):
+        kind = next(iter(kinds)) if len(kinds) == 1 else None
+        if float in kinds and kinds <= {float, np.float64}:
+            self.own = np.fromiter((type(result) is float for result in results), bool, len(results))
+            self.results = np.array(results)
+        elif kind is not None and issubclass(kind, np.number | np.bool_):
             self.results = np.array(results, kind)
         elif kind is not None and _rows_alike(results):
             self.index, self.names = results[0].index, [result.name for result in results]
@@ -96,6 +102,8 @@ class Packed:
         if self.index is not None:
             rows = zip(self.results, self.names, strict=True)
             return [pd.Series(row, index=self.index, name=name) for row, name in rows]
+        if self.own is not None:
+            return [x.item() if own else x for x, own in zip(self.results, self.own, strict=True)]
         return list(self.results)
 
 

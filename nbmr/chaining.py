@@ -24,6 +24,8 @@ _CHUNK_BYTES, _CHUNK_ITEMS, _CHUNK_PARTITIONS = 1 << 20, 1_000, 2
 _CHUNKS, _CHUNK_FILES = 64, 100
 #: Map tasks whose results a reduce task reads: so many files are open at a time, of 1,024 that systems allow.
 MOST_MAP_TASKS = 400
+#: Answers before a map task reads several: their number through this, so that 200,000 make 400 map tasks.
+_GROWS_AFTER = 40
 
 
 class JobSource(Source):
@@ -166,6 +168,55 @@ class JobSource(Source):
         return self.job.gave_frames_of or (self.library if self.of_frame else "")
 
 
+class MergedSource(JobSource):
+    """A job's results for a shuffle: of very many answers, some neighbours make one map task.
+
+    Parameters
+    ----------
+    job, partitions
+        As for `JobSource`.
+    """
+
+    def __init__(self, job: Job, partitions: int | None = None) -> None:
+        super().__init__(job, partitions)
+        #: Answers that came before those in front of them, by their first unit.
+        self._early: dict[int, tuple[int, Outcome]] = {}
+        self._next = self._answers = 0
+        #: Neighbours that are still to be sent: where they begin and end, and where they are.
+        self._begin = self._end = 0
+        self._group: list[dict[str, Any]] = []
+
+    def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
+        self._early[outcome.start] = number, outcome
+        while self._next in self._early:
+            yield from self._take(self._next)
+
+    def _take(self, start: int) -> Iterator[Task]:
+        number, outcome = self._early.pop(start)
+        self._next = start + outcome.count
+        for task in super()._cut(number, outcome):
+            if self._group and task.start != self._end:  # something has failed in between
+                yield self._close()
+            if not self._group:
+                self._begin = task.start
+            self._group += task.results
+            self._end = task.start + task.count
+            self._answers += 1
+            if len(self._group) >= min(max(1, self._answers // _GROWS_AFTER), _CHUNK_FILES):
+                yield self._close()
+
+    def _close(self) -> Task:
+        task = Task(self._begin, [], results=tuple(self._group))
+        self._group = []
+        return task
+
+    def _rest(self) -> Iterator[Task]:
+        for start in sorted(self._early):  # numbers are missing where that job's own data had failures
+            yield from self._take(start)
+        if self._group:
+            yield self._close()
+
+
 class TogetherSource(JobSource):
     """All results of a job as one unit, a list; and one task.
 
@@ -223,8 +274,7 @@ def check_map_tasks(count: int) -> None:
     if count > MOST_MAP_TASKS:
         raise ConfigError(
             f"A reduce task can read from {MOST_MAP_TASKS:,} map tasks at most, and here there are {count:,}:"
-            " one for each file, or for each task of the job that is its data. Use larger files, or fewer"
-            " partitions."
+            " one for each task of the job that is its data, or for each partition. Use fewer partitions."
         )
 
 

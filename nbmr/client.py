@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Self
 
 from nbmr import joining, mapreduce, reduction
-from nbmr.chaining import FoldSource, ShuffleSource
+from nbmr.chaining import MOST_MAP_TASKS, FoldSource, MergedSource, ShuffleSource, check_map_tasks
 from nbmr.cluster import Workers, overview
 from nbmr.environment import Environment
 from nbmr.errors import ConfigError
@@ -22,7 +22,7 @@ from nbmr.opening import Opening
 from nbmr.outcome import warn_of
 from nbmr.placed import Answer, answers, raise_failure
 from nbmr.progress import awaiting, follow
-from nbmr.reading import Read
+from nbmr.reading import Read, Reading
 from nbmr.session import Session
 
 
@@ -45,7 +45,7 @@ def groups_of(data: Any, by: Any, options: dict[str, Any], client: Callable[[], 
         __tracebackhide__ = True
         return client().map(*args, **given)
 
-    return grouped(data, by, options, run)
+    return grouped(data, by, options, run, lambda queue: client().slots(queue) or os.cpu_count() or 1)
 
 
 class Client(Session):
@@ -232,6 +232,12 @@ class Client(Session):
         """
         __tracebackhide__ = True
         options["gather"] = "list"
+        if isinstance(data, Files):
+            partitions = min(partitions or MOST_MAP_TASKS, len(data))
+            check_map_tasks(partitions)
+        elif isinstance(data, Job) and options.get("timeout") is None:
+            mapper = Reading(mapper, Read(None, {})) if data.target else mapper
+            data, partitions = MergedSource(data, partitions), None
         job, send = self.start(
             data, mapper, (), options | {"partitions": partitions, "name": f"{name} (map)"}
         )

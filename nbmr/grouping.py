@@ -13,8 +13,10 @@ import pandas as pd
 
 from nbmr.buckets import key_text
 
-#: Tasks that groups are dealt out to, and that rows are cut into, at most.
+#: Tasks that rows are cut into, at most; and how many of the smallest tasks all groups would make.
 MOST_TASKS = 64
+#: Bytes of rows that a task of many groups should not exceed.
+TASK_BYTES = 16 << 20
 #: Fewest tasks that rows are cut into, and rows that a task should have.
 FEWEST_TASKS, TASK_ROWS = 4, 1_000_000
 #: Whether this is pandas 3, which hands the grouping columns to `apply` no longer.
@@ -112,15 +114,19 @@ class Grouping:
         """The keys of the groups, as pandas hands them to functions."""
         return self._grouper.result_index if PANDAS_3 else self._grouper.group_keys_seq
 
-    def split(self, data: Any, partitions: int | None = None, *, led: bool = False) -> list[Groups]:
-        """Deal whole groups out to tasks of about equal rows and numbers of groups.
+    def split(
+        self, data: Any, partitions: int | None = None, slots: int = 1, *, led: bool = False
+    ) -> list[Groups]:
+        """Deal whole groups out to tasks, by rows and by numbers of groups.
 
         Parameters
         ----------
         data
             A DataFrame or Series with the rows that were grouped.
         partitions
-            How many tasks at most; None to choose.
+            How many tasks at most, all of about the same size; None to choose: then they become smaller.
+        slots
+            How many tasks the workers run at the same time.
         led
             Whether each later task gets the first group of all, too, before its own.
         """
@@ -129,8 +135,13 @@ class Grouping:
             return []
         # a group costs something by itself, and its rows cost something
         weights = np.cumsum(sizes / max(sizes.sum(), 1) + 1 / len(sizes))
-        count = min(partitions or MOST_TASKS, len(sizes))
-        cuts = np.searchsorted(weights, weights[-1] * np.arange(1, count) / count, side="left") + 1
+        nbytes = _nbytes(data) / max(len(data), 1)
+        if partitions:
+            count = min(partitions, len(sizes))
+            shares = np.arange(1, count) / count
+        else:
+            shares = np.array(_shrinking(slots, TASK_BYTES / max(nbytes * sizes.sum(), 1)))
+        cuts = np.searchsorted(weights, weights[-1] * shares, side="left") + 1
         edges = np.unique([0, *np.minimum(cuts, len(sizes)), len(sizes)]).tolist()
         if led and len(sizes) > 1 and 1 in edges:
             edges.remove(1)  # pandas chooses otherwise where there is one group only
@@ -144,8 +155,8 @@ class Grouping:
             part = data.take(rows)
             tasks.append(
                 Groups(
-                    first, sizes[chosen], part, [names[number] for number in chosen], _nbytes(part),
-                    led=led and first > 0,
+                    first, sizes[chosen], part, [names[number] for number in chosen],
+                    int(nbytes * len(rows)), led=led and first > 0,
                 )
             )  # fmt: skip
         return tasks
@@ -234,6 +245,28 @@ def row_cuts(rows: int, partitions: int | None) -> list[int]:
     chosen = min(max(-(-rows // TASK_ROWS), FEWEST_TASKS), MOST_TASKS)
     count = max(min(partitions or chosen, rows), 1)
     return [rows * number // count for number in range(count + 1)]
+
+
+def _shrinking(slots: int, most: float) -> list[float]:
+    """Return where all of something, 1.0, is cut into tasks, large ones first: guided self-scheduling.
+
+    Each task costs some milliseconds, and the last ones decide how evenly the workers end
+    (Polychronopoulos & Kuck, 1987).
+
+    Parameters
+    ----------
+    slots
+        How many tasks run at the same time.
+    most
+        How large a task may be; the smallest ones may be larger.
+    """
+    fewest = max(slots, 2)
+    least = 1 / max(MOST_TASKS, 4 * fewest)
+    cuts, left = list[float](), 1.0
+    while left > 1.5 * least:
+        left -= max(least, min(left / (4 * fewest), most))
+        cuts.append(1.0 - left)
+    return cuts
 
 
 def _nbytes(data: Any) -> int:

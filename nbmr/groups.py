@@ -274,7 +274,13 @@ class GroupBy:
         return self._work.entire(verb, (name, *args), kwargs)
 
 
-def grouped(df: Any, by: Any, options: dict[str, Any], run: Callable[..., Any]) -> GroupBy:
+def grouped(
+    df: Any,
+    by: Any,
+    options: dict[str, Any],
+    run: Callable[..., Any],
+    slots: Callable[[str], int] = lambda _queue: 1,
+) -> GroupBy:
     """Group a frame; everything that can be wrong with the keys is raised here.
 
     Parameters
@@ -283,6 +289,8 @@ def grouped(df: Any, by: Any, options: dict[str, Any], run: Callable[..., Any]) 
         As for `nbmr.groupby`.
     run
         What runs a function over a list on workers, as `nbmr.map`.
+    slots
+        Tells how many tasks the workers of a queue run at the same time.
 
     Raises
     ------
@@ -301,7 +309,7 @@ def grouped(df: Any, by: Any, options: dict[str, Any], run: Callable[..., Any]) 
     pandas, jobs = check_options(options)
     from nbmr.groupwork import Groupwork  # noqa: PLC0415 - pandas and numpy load then
 
-    return GroupBy(Groupwork(df.groupby(by, **pandas), ..., run, jobs))
+    return GroupBy(Groupwork(df.groupby(by, **pandas), ..., run, jobs, slots=slots))
 
 
 def check_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from nbmr import groupcalls, partials, spec
 from nbmr.errors import ConfigError, TaskError
-from nbmr.grouping import PANDAS_3, Grouping, row_cuts, small
+from nbmr.grouping import PANDAS_3, Grouping, Groups, row_cuts, small
 from nbmr.partials import Want
 from nbmr.tasks import Units
 
@@ -41,22 +41,24 @@ class Groupwork:
         Options for it, and ``partitions``.
     grouping
         What the keys came to, where that is known.
+    slots
+        Tells how many tasks the workers of a queue run at the same time.
     """
 
     def __init__(
         self, whole: Any, selection: Any, run: Callable[..., Any], options: dict[str, Any],
-        grouping: Grouping | None = None,
+        grouping: Grouping | None = None, slots: Callable[[str], int] = lambda _queue: 1,
     ) -> None:  # fmt: skip
         self.whole, self.selection = whole, selection
         self.by = whole if selection is ... else whole[selection]
         self.grouping = grouping or Grouping(whole)
-        self._run, self._options = run, options
+        self._run, self._options, self._slots = run, options, slots
         self._partitions = options.get("partitions")
 
     def select(self, selection: Any) -> Groupwork:
         """Return the same for selected columns; pandas' own errors if they can't be."""
         self.by[selection]
-        return Groupwork(self.whole, selection, self._run, self._options, self.grouping)
+        return Groupwork(self.whole, selection, self._run, self._options, self.grouping, self._slots)
 
     # ---------------------------------------------------------------- verbs
 
@@ -146,6 +148,11 @@ class Groupwork:
         """How many rows belong to groups; none may, where categories are shown that are not observed."""
         return int(self.grouping.sizes.sum())
 
+    def _split(self, rows: Any, *, led: bool = False) -> list[Groups]:
+        """Deal whole groups out to tasks."""
+        slots = self._slots(self._options.get("queue", "default"))
+        return self.grouping.split(rows, self._partitions, slots, led=led)
+
     def _alone(self) -> bool:
         """Whether there is nothing to part: no groups, or bins whose rows pandas has put in order."""
         return self.grouping.binned or not self.grouping.count
@@ -171,7 +178,7 @@ class Groupwork:
     ) -> Any:
         """Call a function once a group on workers, and have pandas put the results together."""
         __tracebackhide__ = True
-        tasks = self.grouping.split(rows, self._partitions)
+        tasks = self._split(rows)
         results = [result for part in self._map(tasks, call, verb, call.fn) for result in part]
         put, finish = groupcalls.in_turn(results)
         try:
@@ -185,7 +192,7 @@ class Groupwork:
         """Have workers call functions as pandas calls them, and pandas put the results together."""
         __tracebackhide__ = True
         rows = self._rows
-        tasks = self.grouping.split(rows, self._partitions, led=verb == "transform" and rows.ndim > 1)
+        tasks = self._split(rows, led=verb == "transform" and rows.ndim > 1)
         call = groupcalls.Recorded(verb, func, args, kwargs, self.grouping.keys)
         replay = groupcalls.Replay(
             self._map(tasks, call, verb, func), verb, [len(task.sizes) for task in tasks]
@@ -210,7 +217,7 @@ class Groupwork:
             or any(map(partials.odd, _dtypes(rows)))
         ):
             return self.entire("transform", (how, *args), kwargs)
-        tasks = [task for task in grouping.split(rows, self._partitions) if len(task.data)]
+        tasks = [task for task in self._split(rows) if len(task.data)]
         try:
             parts = self._map(tasks, partials.NamedTransform(how, args, kwargs), "transform")
         except TaskError as error:
@@ -266,7 +273,7 @@ class Groupwork:
         """Aggregate whole groups."""
         __tracebackhide__ = True
         rows = rows.iloc[:, sorted({want.column for want in wants})]
-        tasks = [task for task in self.grouping.split(rows, self._partitions) if len(task.data)]
+        tasks = [task for task in self._split(rows) if len(task.data)]
         try:
             parts = self._map(tasks, partials.Whole(wants, args, kwargs), verb)
         except TaskError as error:

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 from nbmr import frames, reduction
-from nbmr.chaining import check_map_tasks
 from nbmr.errors import ConfigError, NothingToReduce
 from nbmr.filelist import Files
 from nbmr.folding import Chunk
@@ -60,11 +59,11 @@ def cut(data: Any, partitions: int | None) -> tuple[Any, int | None, bool]:
     ConfigError
         If the data can't be mapped over, or `partitions` makes no sense.
     """
-    if isinstance(data, Files):
-        check_map_tasks(len(data))
-    if isinstance(data, Job | Files):
+    if isinstance(data, Job):
         return data, partitions, False
     frames.check_partitions(partitions)
+    if isinstance(data, Files):
+        return data, partitions, False
     if frames.is_frame(data):
         return data, min(partitions or MOST_PARTITIONS // 2, MOST_PARTITIONS), False
     try:

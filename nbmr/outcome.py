@@ -113,7 +113,7 @@ class Outcome:
         if self.payload is None:
             return [None] * self.count
         payload = memoryview(self.payload)
-        if writable and not self.writable:
+        if writable and not self.writable and len(self.layout) > 1:
             payload = memoryview(bytearray(payload))
         values: list[Any] = codec.decode(codec.slices(payload, self.layout))
         return values

@@ -152,7 +152,10 @@ def _put_together(data: Any, packed: list[Packed]) -> Any:
     if type(data) is not pd.DataFrame or not packed:
         return None
     first = packed[0]
-    if first.index is not None:
+    if all(one.index is None and _are_numbers(one.results) for one in packed):
+        if len({one.results.dtype for one in packed}) == 1:
+            return pd.Series(np.concatenate([one.results for one in packed]), index=data.index)
+    elif first.index is not None:
         if all(
             one.index is not None
             and one.results.dtype == first.results.dtype
@@ -165,6 +168,11 @@ def _put_together(data: Any, packed: list[Packed]) -> Any:
     if first.count and not _is_sequence(first.results[0]):
         return pd.Series(dict(enumerate(_unpack(packed)))).set_axis(data.index)
     return None
+
+
+def _are_numbers(results: Any) -> bool:
+    """Whether pandas makes a Series of just these out of them, one by one."""
+    return hasattr(results, "dtype") and results.ndim == 1 and results.dtype in ("f8", "i8", "?")
 
 
 def _is_sequence(value: Any) -> bool:

@@ -138,21 +138,9 @@ def open_file(reference: dict[str, Any]) -> int:
     SharedGone
         If it isn't there, or not what it was.
     """
-    try:
-        file = os.open(reference["file"], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as exc:
-        raise SharedGone(f"a payload in shared memory is gone: {exc}") from exc
-    try:
-        size = os.fstat(file).st_size
-        if size == reference["size"]:
-            with mmap.mmap(file, size, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as view:
-                if blake3(view).hexdigest() == reference["sum"]:
-                    return file
-    except BaseException:
-        os.close(file)
-        raise
-    os.close(file)
-    raise SharedGone(f"a payload in shared memory was altered: {reference['file']}")
+    file, mapped = _verified(reference)
+    mapped.close()
+    return file
 
 
 def map_file(reference: dict[str, Any]) -> memoryview:
@@ -163,11 +151,29 @@ def map_file(reference: dict[str, Any]) -> memoryview:
     SharedGone
         If it isn't there, or not what it was.
     """
-    file = open_file(reference)
+    file, mapped = _verified(reference)
+    os.close(file)
+    return memoryview(mapped)
+
+
+def _verified(reference: dict[str, Any]) -> tuple[int, mmap.mmap]:
+    """Open and map a payload, and raise if it is not what it was."""
     try:
-        return memoryview(mmap.mmap(file, reference["size"], prot=mmap.PROT_READ))
-    finally:
+        file = os.open(reference["file"], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as exc:
+        raise SharedGone(f"a payload in shared memory is gone: {exc}") from exc
+    try:
+        size = os.fstat(file).st_size
+        if size == reference["size"]:
+            mapped = mmap.mmap(file, size, prot=mmap.PROT_READ)
+            with memoryview(mapped) as view:
+                if blake3(view).hexdigest() == reference["sum"]:
+                    return file, mapped
+    except BaseException:
         os.close(file)
+        raise
+    os.close(file)
+    raise SharedGone(f"a payload in shared memory was altered: {reference['file']}")
 
 
 def is_gone(reference: dict[str, Any]) -> bool:

@@ -203,7 +203,7 @@ class ItemSource(Source):
     def __init__(self, data: Any, partitions: int | None, slots: int, *, singly: bool = False) -> None:
         check_iterable(data)
         frames.check_partitions(partitions)
-        self._slots = max(slots, _FEWEST_SLOTS)
+        self._seen, self._slots = max(slots, 1), max(slots, _FEWEST_SLOTS)
         self._partitions = partitions
         self._most = 1 if singly and partitions is None else _BATCH_ITEMS
         self.of_frame = isinstance(data, Files)
@@ -242,20 +242,19 @@ class ItemSource(Source):
         guided = -(-left // (8 * self._slots))
         self._batches_sent += 1
         seconds = seconds_per_unit()
-        if seconds is None and self._batches_sent <= 2 * self._slots:  # every slot has one, and the next
+        if seconds is None and self._batches_sent <= 2 * self._seen:  # every slot has one, and the next
             return guided
-        if seconds is None and self._batches_sent == 2 * self._slots + 1:
+        if seconds is None and self._batches_sent == 2 * self._seen + 1:
             until = time.monotonic() + _LEARN_SECONDS
             while (seconds := seconds_per_unit()) is None and time.monotonic() < until:
                 time.sleep(_LEARN_SECONDS / 25)
         if seconds is None:
             return guided
         by_time = int(_SHORTEST_SECONDS / max(seconds, 1e-6))
-        even = -(-left // (2 * self._slots))
-        if left <= by_time * self._slots:
-            self._even = self._even or even
+        if left <= by_time * self._seen:
+            self._even = self._even or -(-left // (2 * self._seen))
             return self._even
-        return max(guided, min(by_time, even))
+        return max(guided, min(by_time, -(-left // (2 * self._slots))))
 
     @staticmethod
     def _size_by_time(seconds: float | None) -> int:

@@ -238,16 +238,54 @@ def test_a_job_is_data(client, data, expected):
         job.forget()
 
 
-def test_many_map_tasks(client):
-    """More files than one message between processes can carry; and more than are allowed."""
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_many_map_tasks(client, timeout):
+    """More answers than one message between processes can carry files; some of them with failures."""
     job = client.submit(range(300), lambda n: pd.DataFrame({"k": [n % 3], "x": n}), partitions=300)
-    out = client.map_reduce(job, lambda part: part, lambda g: g["x"].sum(), "k", reducers=2)
+    out = client.map_reduce(job, lambda part: part, lambda g: g["x"].sum(), "k", reducers=2, timeout=timeout)
     job.forget()
     assert out.to_dict() == {k: sum(range(k, 300, 3)) for k in range(3)}
-    job = client.submit(range(410), lambda n: pd.DataFrame({"k": [n]}), partitions=410)
-    with pytest.raises(nbmr.ConfigError, match="at most, and here there are 410"):
-        client.map_reduce(job, lambda part: part, len, "k")
+
+
+def test_very_many_answers_of_a_job(client, tmp_path):
+    """More than a reduce task can read, so that neighbours make one map task; in their order."""
+
+    def make(n):
+        if n in (5, 403):
+            raise ValueError(n)
+        return pd.DataFrame({"k": [n % 2], "x": n})
+
+    job = client.submit(range(410), make, partitions=410, on_error="keep")
+    with pytest.warns(RuntimeWarning, match="2 of 410 failed"):
+        out = client.map_reduce(job, lambda part: part, lambda g: list(g["x"]), "k", reducers=2)
+    assert out.to_dict() == {
+        0: list(range(0, 410, 2)), 1: [n for n in range(1, 410, 2) if n not in (5, 403)],
+    }  # fmt: skip
+    with (
+        pytest.warns(RuntimeWarning),
+        pytest.raises(nbmr.ConfigError, match="at most, and here there are 408"),
+    ):
+        client.map_reduce(job, lambda part: part, len, "k", timeout=60)
     job.forget()
+    job = client.submit(range(3), lambda n: pd.DataFrame({"k": [n % 2], "x": n}), to=f"{tmp_path}/out.csv/")
+    out = client.map_reduce(job, lambda part: part, lambda g: g["x"].sum(), "k")
+    job.forget()
+    assert out.to_dict() == {0: 2, 1: 1}
+
+
+def test_very_many_files(client, tmp_path):
+    for n in range(410):
+        (tmp_path / f"{n:03}.csv").write_text(f"k,x\n{n % 2},{n}\n")
+    files = nbmr.files(tmp_path / "*.csv")
+    out = client.map_reduce(files, lambda part: part, lambda g: list(g["x"]), "k", reducers=2)
+    assert out.to_dict() == {k: list(range(k, 410, 2)) for k in range(2)}
+    assert client.groupby(files, "k")["x"].median().to_dict() == {0: 204.0, 1: 205.0}
+    out = client.map_reduce(files, lambda part: part, len, "k", partitions=3)
+    assert out.to_dict() == {0: 205, 1: 205}
+    with pytest.raises(nbmr.ConfigError, match="at most, and here there are 405"):
+        client.map_reduce(files, lambda part: part, len, "k", partitions=405)
+    with pytest.raises(nbmr.ConfigError, match="partitions=0"):
+        client.map_reduce(files, lambda part: part, len, "k", partitions=0)
 
 
 @pytest.mark.parametrize("way", ["messages", "shared memory"])

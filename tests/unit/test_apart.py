@@ -8,7 +8,7 @@ import pytest
 from nbmr import codec
 from nbmr.apart import Apart
 
-LEAST = 1000
+LEAST = 2000
 
 
 class Sent:
@@ -43,7 +43,7 @@ def back(sent, references, rest):
 
 def test_the_same_content_is_sent_once(apart, sent):
     array = np.arange(1000.0)
-    small = np.arange(10.0)
+    small = np.arange(200.0)
     for task in range(20):
         value = [small, array, task, array.copy(), np.full(LEAST, task, "u1")[: LEAST - 1]]
         references, rest = apart.split(codec.encode(value))

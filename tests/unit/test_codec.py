@@ -92,6 +92,16 @@ def test_read_only_payload_gives_read_only_arrays() -> None:
     assert not back.flags.writeable
 
 
+def test_small_arrays_travel_in_the_stream_and_can_be_changed() -> None:
+    frozen = np.arange(3)
+    frozen.flags.writeable = False
+    buffers = encode([np.arange(5), np.arange(5), frozen, np.arange(N)])
+    assert [memoryview(buffer).nbytes for buffer in buffers[1:]] == [np.arange(N).nbytes]
+    first, second, third, _ = decode(buffers)
+    first += 1
+    assert (first.tolist(), second.tolist(), third.tolist()) == ([1, 2, 3, 4, 5], [0, 1, 2, 3, 4], [0, 1, 2])
+
+
 @given(st.lists(st.binary(max_size=300), max_size=12))
 def test_layout_aligns_and_gives_back(buffers: list[bytes]) -> None:
     places = layout(buffers)

@@ -160,18 +160,20 @@ def test_of_a_short_result_little_is_kept_but_itself(log):
 
 def test_of_a_result_in_many_buffers_nothing_outlives_its_job(log):
     before = outcome._same.cache_info().currsize
-    result(log, 0, [np.arange(n) for n in range(100)])
-    assert [len(array) for array in log.outcomes[0].values()] == list(range(100))
+    result(log, 0, [np.arange(n) for n in range(200, 300)])
+    assert len(log.outcomes[0].layout) == 101
+    assert [len(array) for array in log.outcomes[0].values()] == list(range(200, 300))
     assert outcome._same.cache_info().currsize == before
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["in one piece", "in several"])
 def test_arrays_of_a_short_result_are_writable_where_that_is_asked_for(log, whole):
     """A message that came in several pieces is writable itself, but not what is kept of it."""
-    buffers = codec.encode([np.arange(5), np.arange(3)])
+    buffers = codec.encode([np.arange(200), np.arange(150)])
+    assert len(buffers) == 3
     body = b"".join(message.seal(KEY, "result", job="j", task=0, buffers=buffers, start=0, count=2, **WHO))
     log.read(SimpleNamespace(body=body if whole else bytearray(body), offset=0))
     for _ in range(2):
         first, second = log.outcomes[0].values(writable=True)
         first += 1
-        assert (first.tolist(), second.tolist()) == ([1, 2, 3, 4, 5], [0, 1, 2])
+        assert (first.tolist(), second.tolist()) == (list(range(1, 201)), list(range(150)))
