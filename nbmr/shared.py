@@ -5,8 +5,8 @@ into memory once, and the message that stands for it, signed like any other, say
 is, and its digest. Whoever reads it verifies that, and maps the file without copying.
 
 A job's files lie in a folder of its own, inside its node's. The kernel that sends the job makes it; it goes
-with the job, and the node's with the node, so nobody's death leaves anything for good. What finds no room
-travels in messages.
+with the job, and the node's with the node, so nobody's death leaves anything for good. Files that are done
+with are written again, see `nbmr.spares`. What finds no room travels in messages.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from typing import Any
 import psutil
 from blake3 import blake3
 
+from nbmr import spares
 from nbmr.errors import NbmrError
 
 #: Where files are memory.
 MEMORY = Path("/dev/shm")  # noqa: S108 - the folder inside is private, and checked
 #: Bytes from which on a payload lies there. Smaller ones are no slower in a message.
 LEAST_BYTES = 256 << 10
+#: The folder of spare files, beside those of jobs.
+_SPARE = "spare"
 #: Bytes that are written, and hashed, at a time: while they are in the processor's cache.
 _PIECE_BYTES = 1 << 20
 #: How much of the file system stays free: a share, and the most bytes.
@@ -101,10 +104,12 @@ def write(folder: str, name: str, parts: Sequence[bytes | bytearray | memoryview
     if not folder or size < LEAST_BYTES or not _room(folder, size):
         return None
     file = Path(folder, name)
-    try:
-        written = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError:  # the job is over, for instance
-        return None
+    written = None if file.exists() else spares.take(file, size, file.parent.parent / _SPARE)
+    if written is None:
+        try:
+            written = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError:  # the job is over, for instance
+            return None
     try:
         digest = blake3()
         for part in parts:
@@ -183,9 +188,10 @@ def is_gone(reference: dict[str, Any]) -> bool:
 
 def remove_file(reference: dict[str, Any] | None) -> None:
     """Remove a payload that nobody will ask for any more; no harm if it isn't in shared memory."""
-    if reference and "file" in reference and _is_ours(Path(reference["file"]).parent):
-        with contextlib.suppress(OSError):
-            Path(reference["file"]).unlink()
+    if reference and "file" in reference:
+        file = Path(reference["file"])
+        if _is_ours(file.parent):
+            _let_go(file)
 
 
 def remove_folder(folder: str) -> None:
@@ -194,12 +200,36 @@ def remove_folder(folder: str) -> None:
         doomed = Path(f"{folder}.gone")
         with contextlib.suppress(OSError):
             Path(folder).rename(doomed)  # so that nobody puts anything new into it
+            for file in doomed.iterdir():
+                _let_go(file)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep(data_dir: str) -> None:
+    """Remove what is left of spare files, if whoever kept them was killed.
+
+    Parameters
+    ----------
+    data_dir
+        Data folder of the private node; empty for another broker.
+    """
+    if data_dir:
+        spares.sweep(node_folder(Path(data_dir)) / _SPARE)
 
 
 def remove_node(data_dir: Path) -> None:
     """Remove what is left of a private node's payloads."""
     shutil.rmtree(node_folder(data_dir), ignore_errors=True)
+
+
+def _let_go(file: Path) -> None:
+    """Hand on a file that is done with; one on a disk is removed."""
+    node = file.parent.parent
+    if node.parent == MEMORY:
+        spares.keep(file, node / _SPARE)
+    else:
+        with contextlib.suppress(OSError):
+            file.unlink()
 
 
 def _is_ours(folder: Path) -> bool:

@@ -52,7 +52,7 @@ class Janitor(threading.Thread):
         on_jobs: Callable[[Container[str]], None] = lambda _jobs: None,
     ) -> None:
         super().__init__(name="janitor", daemon=True)
-        self._broker, self._signer, self._on_jobs = broker, signer, on_jobs
+        self._broker, self._signer, self._node, self._on_jobs = broker, signer, node, on_jobs
         self._presence = Presence(Path(node), "jobs") if node else None
         #: When a job is to be looked at again; seconds since 1970.
         self._due: dict[str, float] = {}
@@ -82,6 +82,7 @@ class Janitor(threading.Thread):
         old = set(known.catch_up().entries()) - self._came.keys()
         pause = _LEAST_SECONDS
         while not self._stopped.wait(pause) and not self._broker.closed and not known.lost:
+            shared.sweep(self._node)
             if not self._broker.trouble:
                 self._sweep(known, old)
             soonest = min((self._due_time(entry) for entry in known.entries().values()), default=0.0)

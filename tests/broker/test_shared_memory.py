@@ -47,7 +47,7 @@ def sent(monkeypatch):
     return sizes
 
 
-def test_a_large_frame_there_and_back(client, sent):
+def test_a_large_frame_there_and_back(client, sent, eventually):
     node = shared.node_folder(Path(client.settings.node))
     before = set(node.glob("*"))  # other tests' jobs may still be there
     weights = np.random.default_rng(0).random(400_000)
@@ -55,7 +55,8 @@ def test_a_large_frame_there_and_back(client, sent):
     assert_frame_equal(out, FRAME.assign(x=FRAME.x * weights), check_exact=True)
     assert sum(sent) < 100_000
     out.loc[:, "x"] = 0.0  # the user's own memory
-    assert set(node.glob("*")) <= before
+    assert set(node.glob("*")) <= {*before, node / "spare"}
+    eventually(lambda: not (node / "spare").exists())  # after some seconds without a job
 
 
 @pytest.mark.parametrize("gather", ["auto", "list"])
@@ -167,6 +168,29 @@ def test_killed_children_and_supervisors_change_nothing(client, queue, tmp_path,
         assert_frame_equal(job.result(60), double(FRAME))
         job.forget()
     assert not Path(job.shared).exists()
+
+
+def test_what_a_killed_kernel_kept_is_swept_by_a_worker(client, eventually):
+    client.map([1], str)  # there are workers
+    spare = shared.node_folder(Path(client.settings.node)) / "spare"
+    spare.mkdir(exist_ok=True)
+    (spare / "5-left").write_text("5 old")
+    os.utime(spare / "5-left", (0, 0))
+    eventually(lambda: not spare.exists())
+
+
+def test_a_partition_that_a_function_keeps_is_its_own(client, queue):
+    """Also where the files of others are written again."""
+    kept = []
+
+    def fn(part):
+        kept.append(part)
+        return [float(one.to_numpy().sum()) for one in kept], -part.to_numpy()
+
+    numbers = pd.DataFrame({"x": np.repeat(np.arange(12.0), 100_000)})
+    with client.workers(1, queue=queue):
+        found = client.map(numbers, fn, partitions=12, queue=queue, gather="list")
+    assert [sums for sums, _ in found] == [[1e5 * number for number in range(n)] for n in range(1, 13)]
 
 
 def test_a_job_that_is_cancelled_leaves_nothing(client, queue, eventually):
