@@ -287,7 +287,7 @@ class Executor(futures.Executor):
     def _hand_out(self, outcomes: list[Outcome], failures: dict[int, Failure]) -> None:
         """Give futures what their calls gave; who waits for others keeps no result then."""
         for outcome in outcomes:
-            values = outcome.values(writable=True)
+            values = outcome.values(writable=True, last=True)
             for number in range(outcome.start, outcome.start + len(values)):
                 self._settle(number, values.pop(0), failures.get(number))
         outcomes.clear()

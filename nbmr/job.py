@@ -382,11 +382,11 @@ class Job:
         standing = {} if of_frame or not self._log.failed else {f.number: f for f in self.failures}
         # what gather() copies from need not be writable; what it hands on as it is must be
         as_they_are = how == "list"
-        values = values_of(outcomes, standing, writable=as_they_are)
+        values = values_of(outcomes, standing, writable=as_they_are, last=consume)
         if not as_they_are and any(len(outcome.layout) > 1 for outcome in outcomes):
             copied = frames.are_frames(values) and sum(value is not None for value in values) > 1
             if not copied:
-                values = values_of(outcomes, standing, writable=True)
+                values = values_of(outcomes, standing, writable=True, last=consume)
         found = (value for value in values if value is not None and not isinstance(value, Failure))
         if (first := next(found, None)) is not None:
             name, kind = frames.kind_of(first)

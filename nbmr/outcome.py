@@ -102,18 +102,20 @@ class Outcome:
             len(payload),
         )
 
-    def values(self, *, writable: bool = False) -> list[Any]:
+    def values(self, *, writable: bool = False, last: bool = False) -> list[Any]:
         """Decode the values; those of failed units are None.
 
         Parameters
         ----------
         writable
-            Whether arrays must be writable, which may cost a copy.
+            Whether arrays must be writable, which may cost a copy. Otherwise they aren't to be written to.
+        last
+            Whether nobody will decode them again, so that they may be views of what is kept.
         """
         if self.payload is None:
             return [None] * self.count
         payload = memoryview(self.payload)
-        if writable and not self.writable and len(self.layout) > 1:
+        if writable and not (self.writable and last) and len(self.layout) > 1:
             payload = memoryview(bytearray(payload))
         values: list[Any] = codec.decode(codec.slices(payload, self.layout))
         return values
@@ -186,7 +188,9 @@ def failure(
     )
 
 
-def values_of(outcomes: list[Outcome], standing: dict[int, Failure], *, writable: bool) -> list[Any]:
+def values_of(
+    outcomes: list[Outcome], standing: dict[int, Failure], *, writable: bool, last: bool = False
+) -> list[Any]:
     """Decode the values of outcomes, in their order.
 
     Parameters
@@ -195,12 +199,12 @@ def values_of(outcomes: list[Outcome], standing: dict[int, Failure], *, writable
         What to decode.
     standing
         The failures that stand in place of their values, by number; others are left out.
-    writable
-        Whether arrays must be writable.
+    writable, last
+        As for `Outcome.values`.
     """
     values: list[Any] = []
     for outcome in outcomes:
-        for unit, value in enumerate(outcome.values(writable=writable)):
+        for unit, value in enumerate(outcome.values(writable=writable, last=last)):
             if unit not in outcome.failures:
                 values.append(value)
             elif outcome.start + unit in standing:

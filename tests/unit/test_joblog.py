@@ -166,14 +166,16 @@ def test_of_a_result_in_many_buffers_nothing_outlives_its_job(log):
     assert outcome._same.cache_info().currsize == before
 
 
+@pytest.mark.parametrize("count", [150, 50_000], ids=["short", "long"])
 @pytest.mark.parametrize("whole", [True, False], ids=["in one piece", "in several"])
-def test_arrays_of_a_short_result_are_writable_where_that_is_asked_for(log, whole):
-    """A message that came in several pieces is writable itself, but not what is kept of it."""
-    buffers = codec.encode([np.arange(200), np.arange(150)])
+def test_arrays_are_writable_where_that_is_asked_for_and_each_time_others(log, whole, count):
+    """A message that came in several pieces is writable itself."""
+    buffers = codec.encode([np.arange(200), np.arange(count)])
     assert len(buffers) == 3
     body = b"".join(message.seal(KEY, "result", job="j", task=0, buffers=buffers, start=0, count=2, **WHO))
     log.read(SimpleNamespace(body=body if whole else bytearray(body), offset=0))
-    for _ in range(2):
-        first, second = log.outcomes[0].values(writable=True)
+    for last in (False, False, True):
+        first, second = log.outcomes[0].values(writable=True, last=last)
+        assert (first.tolist(), second.tolist()) == (list(range(200)), list(range(count)))
         first += 1
-        assert (first.tolist(), second.tolist()) == (list(range(1, 201)), list(range(150)))
+        second += 1
