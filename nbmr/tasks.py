@@ -27,6 +27,8 @@ _BATCH_SECONDS = 0.2
 _PATIENCE = 0.05
 #: Seconds of work that a batch from a list should hold at least, where there is enough to share out.
 _SHORTEST_SECONDS = 0.05
+#: Seconds of work for each slot that are cut no further.
+_SHORT_SECONDS = 0.01
 #: Seconds for which to wait for the first result, to learn how long an item takes.
 _LEARN_SECONDS = 0.05
 #: Slots to cut for when few are seen: workers may join late.
@@ -242,9 +244,9 @@ class ItemSource(Source):
         guided = -(-left // (8 * self._slots))
         self._batches_sent += 1
         seconds = seconds_per_unit()
-        if seconds is None and self._batches_sent <= 2 * self._seen:  # every slot has one, and the next
+        if seconds is None and self._batches_sent <= self._seen:  # every slot has one
             return guided
-        if seconds is None and self._batches_sent == 2 * self._seen + 1:
+        if seconds is None and self._batches_sent == self._seen + 1:
             until = time.monotonic() + _LEARN_SECONDS
             while (seconds := seconds_per_unit()) is None and time.monotonic() < until:
                 time.sleep(_LEARN_SECONDS / 25)
@@ -252,7 +254,8 @@ class ItemSource(Source):
             return guided
         by_time = int(_SHORTEST_SECONDS / max(seconds, 1e-6))
         if left <= by_time * self._seen:
-            self._even = self._even or -(-left // (2 * self._seen))
+            rounds = 1 if left * seconds <= _SHORT_SECONDS * self._seen else 2
+            self._even = self._even or -(-left // (rounds * self._seen))
             return self._even
         return max(guided, min(by_time, -(-left // (2 * self._slots))))
 

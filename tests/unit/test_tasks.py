@@ -69,8 +69,9 @@ def test_short_items_make_fewer_batches_once_it_is_known_how_short_they_are():
 
 
 def test_what_needs_no_balance_is_cut_evenly():
-    assert [len(task.units) for task in tasks(range(1_000), slots=2, seconds=1e-6)] == [250] * 4
-    assert [len(task.units) for task in tasks(range(5), slots=2, seconds=1e-6)] == [2, 2, 1]
+    assert [len(task.units) for task in tasks(range(1_000), slots=2, seconds=3e-5)] == [250] * 4
+    assert [len(task.units) for task in tasks(range(1_000), slots=2, seconds=1e-6)] == [500] * 2
+    assert [len(task.units) for task in tasks(range(5), slots=2, seconds=1e-6)] == [3, 2]
 
 
 def test_how_short_items_are_is_learnt_from_the_first_ones():
