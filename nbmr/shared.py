@@ -16,7 +16,7 @@ import mmap
 import os
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def remove_file(reference: dict[str, Any] | None) -> None:
     if reference and "file" in reference:
         file = Path(reference["file"])
         if _is_ours(file.parent):
-            _let_go(file)
+            _let_go([file], file.parent.parent)
 
 
 def remove_folder(folder: str) -> None:
@@ -200,8 +200,7 @@ def remove_folder(folder: str) -> None:
         doomed = Path(f"{folder}.gone")
         with contextlib.suppress(OSError):
             Path(folder).rename(doomed)  # so that nobody puts anything new into it
-            for file in doomed.iterdir():
-                _let_go(file)
+            _let_go(doomed.iterdir(), doomed.parent)
         shutil.rmtree(doomed, ignore_errors=True)
 
 
@@ -222,12 +221,12 @@ def remove_node(data_dir: Path) -> None:
     shutil.rmtree(node_folder(data_dir), ignore_errors=True)
 
 
-def _let_go(file: Path) -> None:
-    """Hand on a file that is done with; one on a disk is removed."""
-    node = file.parent.parent
+def _let_go(files: Iterable[Path], node: Path) -> None:
+    """Hand on files that are done with; those on a disk are removed."""
     if node.parent == MEMORY:
-        spares.keep(file, node / _SPARE)
-    else:
+        spares.keep(files, node / _SPARE)
+        return
+    for file in files:
         with contextlib.suppress(OSError):
             file.unlink()
 

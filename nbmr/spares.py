@@ -22,39 +22,44 @@ import secrets
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
 #: Seconds for which a file is kept.
 KEEP_SECONDS = 5.0
-#: The most bytes that are kept: so many, and a share of the memory that is available.
-_MOST_BYTES, _SHARE = 512 << 20, 16
+#: The most files that are kept, and bytes: so many, and a share of the memory that is available.
+_MOST_FILES, _MOST_BYTES, _SHARE = 100, 512 << 20, 16
 
 _lock = threading.Lock()
 #: Folders that this process will sweep.
 _to_sweep: set[Path] = set()
 
 
-def keep(file: Path, folder: Path) -> None:
-    """Keep a file for who writes next, or remove it where there are enough. No harm if it is gone.
+def keep(files: Iterable[Path], folder: Path) -> None:
+    """Keep files for who writes next, and remove those that are too many. No harm if one is gone.
 
     Parameters
     ----------
-    file
-        A file that only this user can read.
+    files
+        Files that only this user can read.
     folder
         Where spare files lie; in the same file system.
     """
-    with contextlib.suppress(OSError):
-        size = file.lstat().st_size
-        if size + sum(known for _, known in _known(folder)) > _most():
-            file.unlink()
-            return
-        folder.mkdir(mode=0o700, exist_ok=True)
-        os.utime(file)
-        file.rename(folder / f"{size}-{secrets.token_hex(8)}")
-        _sweep_later(folder)
+    known = _known(folder)
+    number, room = len(known), _most() - sum(size for _, size in known)
+    for file in files:
+        with contextlib.suppress(OSError):
+            size = file.lstat().st_size
+            if number >= _MOST_FILES or size > room:
+                file.unlink()
+                continue
+            folder.mkdir(mode=0o700, exist_ok=True)
+            os.utime(file)
+            file.rename(folder / f"{size}-{secrets.token_hex(8)}")
+            number, room = number + 1, room - size
+            _sweep_later(folder)
 
 
 def take(target: Path, size: int, folder: Path) -> int | None:
@@ -111,7 +116,8 @@ def sweep(folder: Path, seconds: float = KEEP_SECONDS) -> bool:
 def _known(folder: Path) -> list[tuple[str, int]]:
     """Return the names of spare files, and their sizes in bytes."""
     try:
-        return [(file.name, int(file.name.partition("-")[0])) for file in folder.iterdir()]
+        names = os.listdir(folder)  # noqa: PTH208 - there may be a hundred, and no need for their paths
+        return [(name, int(name.partition("-")[0])) for name in names]
     except OSError:
         return []
 

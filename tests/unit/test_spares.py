@@ -140,6 +140,14 @@ def test_a_job_hands_its_files_on_and_not_too_many(node, folder, monkeypatch):
     assert len(spare(node)) == 4
 
 
+def test_of_very_many_files_few_are_kept(node, folder, monkeypatch):
+    monkeypatch.setattr(spares, "_MOST_FILES", 3)
+    for number in range(5):
+        written(folder, f"data{number}", SIZE, number)
+    shared.remove_folder(folder)
+    assert len(spare(node)) == 3
+
+
 def test_they_go_soon(node, folder, monkeypatch):
     monkeypatch.setattr(spares, "KEEP_SECONDS", 0.2)
     shared.remove_file(written(folder, "data0", SIZE, 1))
