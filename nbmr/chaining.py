@@ -93,6 +93,10 @@ class JobSource(Source):
         return self._sent[number]
 
     def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
+        """Make tasks of what a task gave."""
+        yield from self._runs(number, outcome)
+
+    def _runs(self, number: int, outcome: Outcome) -> Iterator[Task]:
         """Cut what a task gave into what follows one another without a failure in between."""
         first = 0
         for unit in range(outcome.count + 1):
@@ -168,7 +172,43 @@ class JobSource(Source):
         return self.job.gave_frames_of or (self.library if self.of_frame else "")
 
 
-class MergedSource(JobSource):
+class InOrderSource(JobSource):
+    """A job's results in their order, some neighbours to a task; parameters as for `JobSource`."""
+
+    def __init__(self, job: Job, partitions: int | None = None) -> None:
+        super().__init__(job, partitions)
+        #: Answers that came before those in front of them, by their first unit.
+        self._early: dict[int, tuple[int, Outcome]] = {}
+        self._next = 0
+        #: Where those neighbours are that are still to be sent.
+        self._group: list[dict[str, Any]] = []
+
+    def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
+        self._early[outcome.start] = number, outcome
+        while self._next in self._early:
+            yield from self._advance(self._next)
+
+    def _rest(self) -> Iterator[Task]:
+        for start in sorted(self._early):  # numbers are missing where that job's own data had failures
+            yield from self._advance(start)
+        if self._group:
+            yield self._close()
+
+    def _advance(self, start: int) -> Iterator[Task]:
+        number, outcome = self._early.pop(start)
+        self._next = start + outcome.count
+        yield from self._take(number, outcome)
+
+    def _take(self, number: int, outcome: Outcome) -> Iterator[Task]:
+        """Add an answer's results to the group, and give the tasks that are full."""
+        raise NotImplementedError
+
+    def _close(self) -> Task:
+        """Make a task of the group."""
+        raise NotImplementedError
+
+
+class MergedSource(InOrderSource):
     """A job's results for a shuffle: of very many answers, some neighbours make one map task.
 
     Parameters
@@ -179,22 +219,11 @@ class MergedSource(JobSource):
 
     def __init__(self, job: Job, partitions: int | None = None) -> None:
         super().__init__(job, partitions)
-        #: Answers that came before those in front of them, by their first unit.
-        self._early: dict[int, tuple[int, Outcome]] = {}
-        self._next = self._answers = 0
-        #: Neighbours that are still to be sent: where they begin and end, and where they are.
-        self._begin = self._end = 0
-        self._group: list[dict[str, Any]] = []
+        #: How many answers there were, and the units between which the group lies.
+        self._answers = self._begin = self._end = 0
 
-    def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
-        self._early[outcome.start] = number, outcome
-        while self._next in self._early:
-            yield from self._take(self._next)
-
-    def _take(self, start: int) -> Iterator[Task]:
-        number, outcome = self._early.pop(start)
-        self._next = start + outcome.count
-        for task in super()._cut(number, outcome):
+    def _take(self, number: int, outcome: Outcome) -> Iterator[Task]:
+        for task in self._runs(number, outcome):
             if self._group and task.start != self._end:  # something has failed in between
                 yield self._close()
             if not self._group:
@@ -209,12 +238,6 @@ class MergedSource(JobSource):
         task = Task(self._begin, [], results=tuple(self._group))
         self._group = []
         return task
-
-    def _rest(self) -> Iterator[Task]:
-        for start in sorted(self._early):  # numbers are missing where that job's own data had failures
-            yield from self._take(start)
-        if self._group:
-            yield self._close()
 
 
 class TogetherSource(JobSource):
@@ -278,7 +301,7 @@ def check_map_tasks(count: int) -> None:
         )
 
 
-class FoldSource(JobSource):
+class FoldSource(InOrderSource):
     """A job's results in chunks of neighbours, each of which is one unit: for `nbmr.reduce`.
 
     Where the chunks begin depends on the results alone, and not on which task gave them (but for chunks that
@@ -297,21 +320,10 @@ class FoldSource(JobSource):
         self._most = max(-(-known // _CHUNKS), 2) if known else _CHUNK_ITEMS
         if self.of_frame:
             self._most = _CHUNK_PARTITIONS
-        #: Answers that came before those in front of them, by their first unit.
-        self._early: dict[int, tuple[int, Outcome]] = {}
-        self._next = 0
-        self._chunk: list[dict[str, Any]] = []
         self._count, self._bytes = 0, 0.0
         self._chunks = 0
 
-    def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
-        self._early[outcome.start] = number, outcome
-        while self._next in self._early:
-            yield from self._take(self._next)
-
-    def _take(self, start: int) -> Iterator[Task]:
-        number, outcome = self._early.pop(start)
-        self._next = start + outcome.count
+    def _take(self, number: int, outcome: Outcome) -> Iterator[Task]:
         for unit in range(outcome.count):
             if unit not in outcome.failures:
                 self._add(number, outcome, unit)
@@ -321,25 +333,19 @@ class FoldSource(JobSource):
     @property
     def _full(self) -> bool:
         heavy = self._count > 1 and self._bytes >= _CHUNK_BYTES
-        return heavy or self._count >= self._most or len(self._chunk) >= _CHUNK_FILES
+        return heavy or self._count >= self._most or len(self._group) >= _CHUNK_FILES
 
     def _add(self, number: int, outcome: Outcome, unit: int) -> None:
-        last = self._chunk[-1] if self._chunk else None
+        last = self._group[-1] if self._group else None
         if last and last["task"] == number and last["first"] + last["count"] == unit:
             last["count"] += 1
         else:
-            self._chunk.append(self._reference(number, outcome, unit, 1))
+            self._group.append(self._reference(number, outcome, unit, 1))
         self._count += 1
         self._bytes += outcome.size / outcome.count
 
     def _close(self) -> Task:
-        task = Task(self._chunks, [], results=tuple(self._chunk), together=True)
-        self._chunk, self._count, self._bytes = [], 0, 0.0
+        task = Task(self._chunks, [], results=tuple(self._group), together=True)
+        self._group, self._count, self._bytes = [], 0, 0.0
         self._chunks += 1
         return task
-
-    def _rest(self) -> Iterator[Task]:
-        for start in sorted(self._early):  # numbers are missing where that job's own data had failures
-            yield from self._take(start)
-        if self._chunk:
-            yield self._close()
