@@ -195,10 +195,9 @@ def test_a_start_that_fails_is_told(client, monkeypatch):
 
     monkeypatch.setattr(client, "start", fail)
     executor = nbmr.Executor(client=client)
-    with pytest.raises(NodeError, match="no room"):
-        executor.submit(abs, 1)
-    with pytest.raises(RuntimeError, match="no room"):
-        executor.submit(abs, 1)
+    for _ in range(2):  # each call tries again
+        with pytest.raises(NodeError, match="no room"):
+            executor.submit(abs, 1)
     executor.shutdown()
 
     async def work():
