@@ -1,7 +1,7 @@
-"""What a task gave, read from its job's log into a file: data for a task of another job.
+"""What tasks gave, read from their job's log into files: data for a task of another job.
 
-It is found by its place in the log, so little is read besides; the first answer that counts is taken, as
-everybody does who reads the log.
+A result is found by its place in the log, so little is read besides; the first answer that counts is taken,
+as everybody does who reads the log.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import queue
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from nbmr import message, shared, topology
@@ -21,8 +21,10 @@ from nbmr.errors import BrokerError, ProtocolError
 from nbmr.message import Message
 from nbmr.signing import Signer
 
-#: Messages to hold while a log is read: what comes behind the result is read in vain.
+#: Messages to hold for each result while a log is read: what comes behind the last one is read in vain.
 _PREFETCH = 2
+#: Messages between two results up to which one subscription reads both: another one takes some milliseconds.
+_NEAR = 16
 #: Seconds without any message after which a result is looked for from the log's beginning, or given up.
 _STALLED = 20.0
 
@@ -41,97 +43,153 @@ def read(
     on_rejected: Callable[[ProtocolError], None] = lambda _error: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[BinaryIO, Layout]:
-    """Read a task's encoded values into a file without a name; the caller closes it.
+    """Read one task's encoded values into a file without a name; see `read_all`."""
+    return read_all(broker, signer, [reference], on_rejected, cancelled)[0]
+
+
+def read_all(
+    broker: Broker,
+    signer: Signer,
+    references: Sequence[dict[str, Any]],
+    on_rejected: Callable[[ProtocolError], None] = lambda _error: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> list[tuple[BinaryIO, Layout]]:
+    """Read some tasks' encoded values, each into a file without a name, which the caller closes.
 
     Parameters
     ----------
     broker, signer
         Where the log is, and what verifies it.
-    reference
-        Which result: ``job``, ``task``, and ``offset``, from where on to read.
+    references
+        Which results of one job: ``job``, ``task``, and ``offset``, from where on to read. Each task once.
     on_rejected
         Called with the error for each message that isn't genuine.
     cancelled
-        Asked now and then whether the result is still wanted.
+        Asked now and then whether the results are still wanted.
 
     Returns
     -------
-    BinaryIO, list
-        The file, and where in it the buffers are.
+    list of (BinaryIO, list)
+        For each result the file, and where in it the buffers are.
 
     Raises
     ------
     ResultGone
         If the job is gone.
     BlobGone
-        If it isn't wanted any more.
+        If they aren't wanted any more.
     BrokerError
-        If it doesn't arrive.
+        If one doesn't arrive.
     """
-    for offset in (reference["offset"], "first"):  # a place may have changed where RabbitMQ was killed
-        with contextlib.closing(_Reader(signer, reference, on_rejected)) as reader:
-            if _read_from(broker, reference, offset, reader, cancelled):
-                return reader.take()
-    raise BrokerError(f"the result of task {reference['task']} is not in the log of job {reference['job']}")
+    if not references:
+        return []
+    job = references[0]["job"]
+    log = _Log(broker, signer, job, on_rejected, cancelled)
+    with contextlib.ExitStack() as stack:
+        readers = {
+            reference["task"]: stack.enter_context(contextlib.closing(_Reader(job)))
+            for reference in references
+        }
+        for begin, tasks in _neighbours(references):
+            if not log.read(begin, {task: readers[task] for task in tasks}):
+                break
+        # a place may have changed where RabbitMQ was killed
+        missing = {task: reader for task, reader in readers.items() if not reader.whole}
+        if missing and not log.read("first", missing):
+            raise BrokerError(f"the result of task {min(missing)} is not in the log of job {job}")
+        return [readers[reference["task"]].take() for reference in references]
 
 
-def _read_from(
-    broker: Broker,
-    reference: dict[str, Any],
-    offset: str | int,
-    reader: _Reader,
-    cancelled: Callable[[], bool],
-) -> bool:
-    """Read the log from a place on; return whether the result was there."""
-    arrived: queue.SimpleQueue[Delivery | BrokerError] = queue.SimpleQueue()
-    stream = topology.job_log(reference["job"])
-    consumer = broker.consume(stream, arrived.put, prefetch=_PREFETCH, offset=offset, on_lost=arrived.put)
-    since = time.monotonic()
-    try:
-        while True:
-            try:
-                item = arrived.get(timeout=0.5)
-            except queue.Empty:
-                if cancelled():
-                    raise BlobGone("its job was cancelled") from None
-                if broker.trouble:
-                    since = time.monotonic()
-                if time.monotonic() - since > _STALLED:
-                    return False
-                continue
-            if isinstance(item, NotFound):
-                raise ResultGone(_gone(reference["job"]))
-            if isinstance(item, BrokerError):
-                raise item
-            since = time.monotonic()
-            if reader.add(item):
-                return True
-            item.ack()
-    finally:
-        consumer.close()
+def _neighbours(references: Sequence[dict[str, Any]]) -> Iterator[tuple[int, list[int]]]:
+    """Yield tasks whose results lie together in the log, with the place where these begin."""
+    begin, before, tasks = 0, -1, list[int]()
+    for offset, task in sorted((reference["offset"], reference["task"]) for reference in references):
+        if tasks and offset - before > _NEAR:
+            yield begin, tasks
+            tasks = []
+        begin = begin if tasks else offset
+        tasks.append(task)
+        before = offset
+    yield begin, tasks
+
+
+class _Log:
+    """A job's log, from which results are read; parameters as for `read_all`."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        signer: Signer,
+        job: str,
+        on_rejected: Callable[[ProtocolError], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._broker, self._signer, self._job = broker, signer, job
+        self._on_rejected, self._cancelled = on_rejected, cancelled
+
+    def read(self, offset: str | int, readers: dict[int, _Reader]) -> bool:
+        """Read from a place on until results are whole, by their tasks; return whether they are."""
+        arrived: queue.SimpleQueue[Delivery | BrokerError] = queue.SimpleQueue()
+        stream = topology.job_log(self._job)
+        prefetch = min(_PREFETCH * len(readers), topology.STREAM_PREFETCH)
+        consumer = self._broker.consume(
+            stream, arrived.put, prefetch=prefetch, offset=offset, on_lost=arrived.put
+        )
+        left, since = set(readers), time.monotonic()
+        try:
+            while left:
+                try:
+                    item = arrived.get(timeout=0.5)
+                except queue.Empty:
+                    if self._cancelled():
+                        raise BlobGone("its job was cancelled") from None
+                    if self._broker.trouble:
+                        since = time.monotonic()
+                    if time.monotonic() - since > _STALLED:
+                        return False
+                    continue
+                if isinstance(item, NotFound):
+                    raise ResultGone(_gone(self._job))
+                if isinstance(item, BrokerError):
+                    raise item
+                since = time.monotonic()
+                left -= self._take(item, readers)
+                item.ack()
+        finally:
+            consumer.close()
+        return True
+
+    def _take(self, delivery: Delivery, readers: dict[int, _Reader]) -> set[int]:
+        """Hand a message to the reader of its task; return the task if its result is whole now."""
+        try:
+            entry = message.unseal(self._signer, delivery.body)
+            reader = readers.get(entry.task)
+            if reader is None or reader.whole or entry.kind not in ("result", "chunk"):
+                return set()
+            entry.expect("result", "chunk", job=self._job)
+        except ProtocolError as exc:
+            self._on_rejected(exc)
+            return set()
+        return {entry.task} if reader.add(entry) else set()
 
 
 class _Reader:
     """Puts one task's result together."""
 
-    def __init__(
-        self, signer: Signer, reference: dict[str, Any], on_rejected: Callable[[ProtocolError], None]
-    ) -> None:
-        self._signer, self._reference, self._on_rejected = signer, reference, on_rejected
+    def __init__(self, job: str) -> None:
+        self._job = job
         #: For each run of the task that sends chunks: what has come, and the bytes that came from each place.
         self._runs: dict[str, tuple[BinaryIO, dict[int, int]]] = {}
         self._found: tuple[BinaryIO, Layout] | None = None
+        self._taken: BinaryIO | None = None
 
-    def add(self, delivery: Delivery) -> bool:
-        """Take a message of the log; return whether the result is whole."""
-        try:
-            entry = message.unseal(self._signer, delivery.body)
-            if entry.task != self._reference["task"] or entry.kind not in ("result", "chunk"):
-                return False
-            entry.expect("result", "chunk", job=self._reference["job"])
-        except ProtocolError as exc:
-            self._on_rejected(exc)
-            return False
+    @property
+    def whole(self) -> bool:
+        """Whether it is all there."""
+        return self._found is not None
+
+    def add(self, entry: Message) -> bool:
+        """Take a message of the task; return whether the result is whole."""
         if entry.kind == "chunk":
             file, sizes = self._run(entry.fields["run"])
             os.pwrite(file.fileno(), entry.payload, entry.fields["offset"])
@@ -145,13 +203,14 @@ class _Reader:
         return self._runs[run]
 
     def _finish(self, entry: Message) -> bool:
-        file, sizes = self._run(entry.fields["run"])
         if "stored" in entry.fields:
             file = self._open_shared(entry.fields["stored"])
-        elif "chunked" not in entry.fields:
-            os.pwrite(file.fileno(), entry.payload, 0)
-        elif sum(sizes.values()) != entry.fields["chunked"]:
-            return False  # its chunks are not all there; it will come again
+        else:
+            file, sizes = self._run(entry.fields["run"])
+            if "chunked" not in entry.fields:
+                os.pwrite(file.fileno(), entry.payload, 0)
+            elif sum(sizes.values()) != entry.fields["chunked"]:
+                return False  # its chunks are not all there; it will come again
         layout = entry.fields.get("layout", [])
         self._found = file, layout[:-1] if entry.fields.get("failures_encoded") else layout
         return True
@@ -162,19 +221,22 @@ class _Reader:
             return os.fdopen(shared.open_file(stored), "rb")
         except shared.SharedGone as exc:
             if shared.is_gone(stored):
-                raise ResultGone(_gone(self._reference["job"])) from exc
+                raise ResultGone(_gone(self._job)) from exc
             raise BrokerError(str(exc)) from exc
 
     def take(self) -> tuple[BinaryIO, Layout]:
         """Return the result; its file is no longer ours."""
         assert self._found is not None  # noqa: S101 - for the type checker
+        self._taken = self._found[0]
         return self._found
 
     def close(self) -> None:
-        """Close the files of runs that came to nothing."""
-        kept = self._found[0] if self._found else None
-        for file, _ in self._runs.values():
-            if file is not kept:
+        """Close the files that nobody has taken, and those of runs that came to nothing."""
+        files = [file for file, _ in self._runs.values()]
+        if self._found:
+            files.append(self._found[0])
+        for file in files:
+            if file is not self._taken:
                 file.close()
 
 

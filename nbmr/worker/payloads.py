@@ -52,14 +52,18 @@ def open_results(worker: Worker, task: Message, files: list[int]) -> list[dict[s
     Unfit
         If one can't be read by this worker.
     """
-    found = []
-    for reference in task.fields.get("results", ()):
-        try:
-            file, layout = worker.results.open(reference, lambda: not worker.wanted(task, look=True))
-        except (BlobGone, ResultGone):
-            raise
-        except (OSError, BrokerError) as exc:
-            raise Unfit(f"results of job {reference['job']} could not be read: {exc}") from exc
-        files.append(file)
-        found.append({"layout": layout, "first": reference["first"], "count": reference["count"]})
-    return found
+    references = task.fields.get("results", ())
+    if not references:
+        return []
+    try:
+        opened = worker.results.open(references, lambda: not worker.wanted(task, look=True))
+    except (BlobGone, ResultGone):
+        raise
+    except (OSError, BrokerError) as exc:
+        job = references[0]["job"]
+        raise Unfit(f"results of job {job} could not be read: {exc}") from exc
+    files += [file for file, _ in opened]
+    return [
+        {"layout": layout, "first": reference["first"], "count": reference["count"]}
+        for reference, (_, layout) in zip(references, opened, strict=True)
+    ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from nbmr import resultfile
@@ -34,38 +34,81 @@ class Results:
         self._kept: OrderedDict[tuple[str, int], tuple[BinaryIO, Layout]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def open(self, reference: dict[str, Any], cancelled: Callable[[], bool]) -> tuple[int, Layout]:
-        """Return a file descriptor of a result's encoded values, which the caller closes, and their places.
+    def open(
+        self, references: Sequence[dict[str, Any]], cancelled: Callable[[], bool]
+    ) -> list[tuple[int, Layout]]:
+        """Open results of one job.
 
         Parameters
         ----------
-        reference
-            What the task says of it.
+        references
+            What the task says of them.
         cancelled
-            Asked now and then whether it is still wanted.
+            Asked now and then whether they are still wanted.
+
+        Returns
+        -------
+        list of (int, list)
+            For each, a file descriptor of its encoded values, which the caller closes, and their places.
 
         Raises
         ------
         ResultGone
             If its job is gone.
         BlobGone
-            If it isn't wanted any more.
+            If they aren't wanted any more.
         BrokerError
-            If it doesn't arrive.
+            If one doesn't arrive.
         """
-        key = reference["job"], reference["task"]
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                file, layout = self._kept[key]
-                return os.dup(file.fileno()), layout
-        file, layout = resultfile.read(self._broker, self._signer, reference, self._on_rejected, cancelled)
-        number = os.dup(file.fileno())
-        with self._lock:
-            if key in self._kept or os.fstat(number).st_size > _KEPT_BYTES:
+        opened: dict[int, tuple[BinaryIO, Layout]] = {}
+        try:
+            with self._lock:
+                for reference in references:
+                    if known := self._kept.get((reference["job"], reference["task"])):
+                        self._kept.move_to_end((reference["job"], reference["task"]))
+                        opened[reference["task"]] = _again(known[0]), known[1]
+            wanted = {reference["task"]: reference for reference in references}
+            missing = [reference for task, reference in wanted.items() if task not in opened]
+            read = resultfile.read_all(self._broker, self._signer, missing, self._on_rejected, cancelled)
+            for reference, (file, layout) in zip(missing, read, strict=True):
+                opened[reference["task"]] = file, layout
+                self._keep((reference["job"], reference["task"]), file, layout)
+            return _handed_over(references, opened)
+        finally:
+            for file, _ in opened.values():
                 file.close()
-            else:
-                self._kept[key] = file, layout
+
+    def _keep(self, key: tuple[str, int], file: BinaryIO, layout: Layout) -> None:
+        """Keep a small result for a while, and let the oldest one go."""
+        if os.fstat(file.fileno()).st_size > _KEPT_BYTES:
+            return
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = _again(file), layout
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)[1][0].close()
-        return number, layout
+
+
+def _handed_over(
+    references: Sequence[dict[str, Any]], opened: dict[int, tuple[BinaryIO, Layout]]
+) -> list[tuple[int, Layout]]:
+    """Return file descriptors, and close the files: there may be hundreds, and never twice as many."""
+    uses = Counter(reference["task"] for reference in references)
+    given: list[tuple[int, Layout]] = []
+    try:
+        for reference in references:
+            file, layout = opened[reference["task"]]
+            given.append((os.dup(file.fileno()), layout))
+            uses[reference["task"]] -= 1
+            if not uses[reference["task"]]:
+                file.close()
+    except OSError:
+        for number, _ in given:
+            os.close(number)
+        raise
+    return given
+
+
+def _again(file: BinaryIO) -> BinaryIO:
+    """Open a file once more."""
+    return os.fdopen(os.dup(file.fileno()), "rb")

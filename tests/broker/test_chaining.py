@@ -413,6 +413,44 @@ def test_a_place_that_is_wrong_costs_time_only(client, chain, monkeypatch):
         resultfile.read(client._broker, client._signer, reference | {"task": 9})
 
 
+def test_many_results_are_read_at_once(client, chain, monkeypatch):
+    """By one subscription where they lie together in the log, and by few elsewhere."""
+    want = [bytes([x]) * (9_000_000 if x == 7 else x) for x in range(60)]
+    job = chain(range(60), lambda x: bytes([x]) * (9_000_000 if x == 7 else x), partitions=60)
+    assert job.result() == want
+    found = client.attach(job.id)
+    found.wait()
+    log = found.log
+    references = [
+        {"job": job.id, "task": task, "offset": outcome.offset} for task, outcome in log.outcomes.items()
+    ]
+    begun = []
+    consume = client._broker.consume
+    monkeypatch.setattr(
+        client._broker, "consume", lambda *args, **options: begun.append(options) or consume(*args, **options)
+    )
+    read = resultfile.read_all(client._broker, client._signer, references)
+    assert len(begun) == 1
+    for reference, (file, layout) in zip(references, read, strict=True):
+        with file:
+            value = codec.decode(codec.slices(memoryview(file.read()), layout))[0]
+        assert value == bytes([reference["task"]]) * (
+            9_000_000 if reference["task"] == 7 else reference["task"]
+        )
+    begun.clear()
+    ends = [min(references, key=lambda r: r["offset"]), max(references, key=lambda r: r["offset"])]
+    for file, _ in resultfile.read_all(client._broker, client._signer, ends):
+        file.close()
+    assert [options["offset"] for options in begun] == [end["offset"] for end in ends]
+    begun.clear()
+    wrong = [reference | {"offset": 1_000_000 + reference["task"]} for reference in references]
+    monkeypatch.setattr(resultfile, "_STALLED", 1.0)
+    for file, _ in resultfile.read_all(client._broker, client._signer, wrong):
+        file.close()
+    assert [options["offset"] for options in begun] == [1_000_000, "first"]
+    assert resultfile.read_all(client._broker, client._signer, []) == []
+
+
 def test_a_read_that_nobody_wants_any_more_ends(client, chain):
     job = chain([7], lambda x: x)
     job.result()
