@@ -233,7 +233,7 @@ class Client(Session):
         __tracebackhide__ = True
         options["gather"] = "list"
         if isinstance(data, Files):
-            partitions = min(partitions or MOST_MAP_TASKS, len(data))
+            partitions = min(partitions or MOST_MAP_TASKS, max(len(data), 1))
             check_map_tasks(partitions)
         elif isinstance(data, Job) and options.get("timeout") is None:
             mapper = Reading(mapper, Read(None, {})) if data.target else mapper

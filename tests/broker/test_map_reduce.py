@@ -87,7 +87,9 @@ def test_large_buckets(client):
 
 
 @pytest.mark.parametrize(
-    "nothing", [[], pd.DataFrame({"k": [], "x": []}), pd.DataFrame({"k": [None], "x": [1]})]
+    "nothing",
+    [[], pd.DataFrame({"k": [], "x": []}), pd.DataFrame({"k": [None], "x": [1]}), nbmr.files([])],
+    ids=["list", "frame", "no keys", "files"],
 )
 def test_nothing(client, nothing):
     assert len(client.map_reduce(nothing, lambda part: part, len, "k")) == 0
