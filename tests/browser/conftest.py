@@ -206,9 +206,10 @@ class Notebook:
         self.page.keyboard.press("Control+s")
         for _ in range(600):
             if self.file.stat().st_mtime_ns != before:
-                break
+                with contextlib.suppress(nbformat.reader.NotJSONError):  # it is being written
+                    return nbformat.read(self.file, 4)
             self.page.wait_for_timeout(100)
-        return nbformat.read(self.file, 4)
+        raise AssertionError("the notebook was not saved")
 
 
 @pytest.fixture
