@@ -90,7 +90,7 @@ class Job:
         log.on_end = self._on_end
         log.inputs = self._inputs = Inputs(broker, signer, log.job)
         #: Whether its tasks are lost.
-        self.stall = Stall(log, broker, signer)
+        self.stall = Stall(log, broker, signer, self._workers)
         self._hearing = Hearing(self._note, self._read_on, broker.consume_elsewhere)
 
     @property
@@ -189,6 +189,9 @@ class Job:
             self._hint = self._hearing.check(self._log.read_at) or self._hint
         for job in (self, *self.sources):
             job.stay()
+
+    def _workers(self) -> list[WorkerFacts]:
+        return self.roster()
 
     def _waits_for(self) -> str:
         """Say which job's results it waits for, if it has nothing else to do."""
@@ -407,7 +410,10 @@ class Job:
         """Read the log again from its beginning, since what had been read of it is gone."""
         if not self._forgotten:
             self._log = JobLog(self.id, self._signer, on_end=self._on_end, inputs=self._inputs)
-            send_again, self.stall = self.stall.send_again, Stall(self._log, self._broker, self._signer)
+            send_again, self.stall = (
+                self.stall.send_again,
+                Stall(self._log, self._broker, self._signer, self._workers),
+            )
             self.stall.send_again = send_again
             self.follow()
 

@@ -125,6 +125,12 @@ class JobLog:
             seen = self.outcomes.keys() | self._running.keys()
             return [] if len(seen) == self._tasks else [n for n in range(self._tasks) if n not in seen]
 
+    @property
+    def begun(self) -> list[int]:
+        """Numbers of the tasks that a worker has begun, and that have no answer yet."""
+        with self.changed:
+            return [] if self.ended else list(self._running)
+
     def unanswered(self, count: int) -> dict[int, bool]:
         """Return which of the first so many tasks have no answer yet, and whether each was begun."""
         with self.changed:

@@ -346,7 +346,7 @@ class Session:
         except BrokerUnreachable:  # not now; if that lasts, the broker's trouble tells
             return ""
         if slots:
-            return job.stall.check(queued)
+            return job.stall.check(queued, slots)
         return self._without_workers(queue)
 
     def _without_workers(self, queue: str) -> str:

@@ -1,5 +1,9 @@
 """Notices that tasks of a job are with nobody: sent, but neither queued, nor running, nor answered.
 
+A task that was begun counts as running until it is answered. Where a server of a cluster dies, RabbitMQ can
+lose what it has confirmed, that answer among it (3.10.8, seen under load). So if nothing comes for a while,
+the workers are asked what they are at.
+
 RabbitMQ hardly ever loses tasks or their results: if it is killed at a bad moment. And whoever can log in to
 it can take them away or change them, and a message that was changed is dropped by the worker that gets it:
 unsigned as it is, nothing in it can be trusted, its job's name included. So it is the client that has to find
@@ -19,6 +23,7 @@ from nbmr.joblog import JobLog
 
 if TYPE_CHECKING:
     from nbmr.broker import Broker
+    from nbmr.roster import WorkerFacts
     from nbmr.signing import Signer
 
 #: Seconds for which tasks have to be with nobody until that is an error: longer than it takes RabbitMQ to
@@ -28,6 +33,8 @@ PATIENCE = 60.0
 SEND_AGAIN_AFTER = 30.0
 #: Seconds after which who waits is told.
 TOLD_AFTER = 15.0
+#: Seconds without any answer after which the workers are asked for the tasks that they have begun.
+QUIET_SECONDS = 20.0
 #: How often they have to be looked for in vain at least, however long it took.
 _LOOKS = 3
 #: Seconds that RabbitMQ may take to store a message.
@@ -43,10 +50,21 @@ class Stall:
         The job's log, as it is read.
     broker, signer
         Where it is, and what signs.
+    roster
+        Tells what the workers are at; asks them.
     """
 
-    def __init__(self, log: JobLog, broker: Broker, signer: Signer) -> None:
-        self._log, self._broker, self._signer = log, broker, signer
+    def __init__(
+        self,
+        log: JobLog,
+        broker: Broker,
+        signer: Signer,
+        roster: Callable[[], list[WorkerFacts]] = list,
+    ) -> None:
+        self._log, self._broker, self._signer, self._roster = log, broker, signer, roster
+        #: What has been answered, and since when no more has.
+        self._answered: Any = None
+        self._quiet_since = time.monotonic()
         #: Sends the tasks of these numbers once more; None if their data isn't here.
         self.send_again: Callable[[list[int]], None] | None = None
         self._sent_again: set[int] = set()
@@ -54,13 +72,15 @@ class Stall:
         self._since = 0.0
         self._looks = 0
 
-    def check(self, queued: int) -> str:
+    def check(self, queued: int, slots: int = 0) -> str:
         """Make sure that the job's tasks are somewhere; to be called about once a second.
 
         Parameters
         ----------
         queued
             How many tasks wait in the job's queue, of whatever job.
+        slots
+            How many slots of workers listen to it.
 
         Returns
         -------
@@ -74,7 +94,7 @@ class Stall:
         """
         if self._log.about.get("everywhere"):  # its tasks wait elsewhere
             return ""
-        gone = self._gone(queued)
+        gone = self._gone(queued, slots)
         if not gone:
             return ""
         again = [] if self.send_again is None else [task for task in gone if task not in self._sent_again]
@@ -101,15 +121,30 @@ class Stall:
             " (see their logs). job.partial() has what is done; start the job again."
         )
 
-    def _gone(self, queued: int) -> list[int]:
+    def _gone(self, queued: int, slots: int) -> list[int]:
         """Return the tasks that are with nobody; none unless that has been so for a while."""
-        gone = [] if queued else self._log.astray
-        seen = (len(gone), self._log.done, self._log.failed, self._log.bytes_received)
+        answered = self._log.done, self._log.failed, self._log.bytes_received
+        if answered != self._answered:
+            self._answered, self._quiet_since = answered, time.monotonic()
+        gone = [] if queued else self._log.astray or self._forsaken(slots)
+        seen = (len(gone), *answered)
         if not gone or seen != self._seen:
             self._seen = seen
             self._reset()
         self._looks += 1
         return gone if time.monotonic() - self._since > TOLD_AFTER else []
+
+    def _forsaken(self, slots: int) -> list[int]:
+        """Return the tasks that were begun, and that no worker is at: all of them have to say so."""
+        begun = self._log.begun
+        if not begun or time.monotonic() - self._quiet_since < QUIET_SECONDS:
+            return []
+        queue = self._log.about.get("queue")
+        told = [slot for worker in self._roster() if worker.queue == queue for slot in worker.slots]
+        if len(told) < slots:
+            return []
+        at = {slot.task for slot in told if slot.job == self._log.job}
+        return [task for task in begun if task not in at]
 
     def _reset(self) -> None:
         self._since, self._looks = time.monotonic(), 0

@@ -12,7 +12,7 @@ import pika
 import pytest
 
 import nbmr
-from nbmr import hearing, pools, session, stall, topology
+from nbmr import hearing, message, pools, session, stall, topology
 
 
 @pytest.fixture
@@ -64,6 +64,33 @@ def test_a_task_that_was_damaged_and_cannot_be_sent_again_ends_its_job(client, q
         with pytest.raises(nbmr.BrokerError, match=r"1 task of job .* got lost: neither queued"):
             job.result(60)
         assert job.partial() in ([1], [2])
+    job.forget()
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["sent again", "an iterable's"])
+def test_a_task_whose_answer_rabbitmq_has_lost(client, queue, attentive, outsider, monkeypatch, again):
+    """Its log says that it runs; but all workers say that they are not at it. One that runs is waited for."""
+    monkeypatch.setattr(stall, "QUIET_SECONDS", 1.0)
+
+    def fn(x):
+        time.sleep(8 * x)
+        return x
+
+    data = [0, 1]
+    job = client.submit(data if again else iter(data), fn, queue=queue, partitions=2)
+    job._sending.join(10)
+    bodies = outsider.take(topology.task_queue(queue), 2, acknowledge=True)
+    with client.workers(1, queue=queue) as workers:
+        (facts,) = client.workers_seen(queue)
+        who = {"worker": facts.worker, "host": facts.host, "pid": workers.pids[0], "run": "r", "attempt": 1}
+        started = message.seal(client._signer, "started", job=job.id, task=0, **who)
+        outsider.put(topology.job_log(job.id), b"".join(started))
+        outsider.put(topology.task_queue(queue), bodies[1])
+        if again:
+            assert job.result(60) == [0, 1]
+        else:
+            with pytest.raises(nbmr.BrokerError, match=r"1 task of job .* got lost: neither queued"):
+                job.result(60)
     job.forget()
 
 
