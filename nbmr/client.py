@@ -228,7 +228,7 @@ class Client(Session):
         Returns
         -------
         list
-            What `reducer` gave for each bucket.
+            What `reducer` gave for each bucket; nothing where there was nothing to map.
         """
         __tracebackhide__ = True
         options["gather"] = "list"
@@ -253,6 +253,8 @@ class Client(Session):
                             warn_of(first.failures, first.progress.total, first.name or first.id)
                 finally:
                     job.keep_inputs()
+            if not job.log.outcomes:  # nothing was mapped
+                return []
             source = ShuffleSource(job, count)
             found: list[Any] = self.map(
                 source, reducer, progress=progress, name=f"{name} (reduce)", **options

@@ -29,12 +29,12 @@ class Told:
         self.when = when
     def __getstate__(self):
         if self.when == 'pickled':
-            print('now', flush=True)
+            print('now' + chr(10), end='', flush=True)
         return self.__dict__
     def __setstate__(self, state):
         self.__dict__.update(state)
         if self.when == 'unpickled' and os.getpid() == kernel:
-            print('now', flush=True)
+            print('now' + chr(10), end='', flush=True)
             time.sleep(30)
 
 kernel, queue = os.getpid(), sys.argv[1]
@@ -60,7 +60,7 @@ try:
 def items():
     for x in range(10**9):
         if x == 500:
-            print('now', flush=True)
+            print('now' + chr(10), end='', flush=True)
         yield x
 try:
     nbmr.map(items(), str, queue=queue, progress=False)
@@ -79,14 +79,14 @@ try:
 job = nbmr.submit(range(9), lambda x: time.sleep(x * 30) or x, queue=queue, partitions=9)
 try:
     for number, result in job:
-        print('now', flush=True)
+        print('now' + chr(10), end='', flush=True)
 """,
     "a result is waited for": """
 job = nbmr.submit(range(9), lambda x: time.sleep(x * 30) or x, queue=queue, partitions=9)
 try:
     while not job.progress.done:
         time.sleep(0.01)
-    print('now', flush=True)
+    print('now' + chr(10), end='', flush=True)
     job.result()
 """,
     "what came of chunks is folded": """

@@ -95,6 +95,13 @@ def test_nothing(client, nothing):
     assert len(client.map_reduce(nothing, lambda part: part, len, "k")) == 0
 
 
+def test_a_job_without_results(client):
+    job = client.submit([1], lambda _: 1 / 0, on_error="keep")
+    with pytest.warns(RuntimeWarning, match="1 of 1 failed"):
+        assert len(client.map_reduce(job, lambda part: part, len, "k")) == 0
+    job.forget()
+
+
 def test_what_makes_no_sense(client):
     for wrong in (
         {"by": []},
