@@ -111,6 +111,7 @@ def write(folder: str, name: str, parts: Sequence[bytes | bytearray | memoryview
         except OSError:  # the job is over, for instance
             return None
     try:
+        os.ftruncate(written, size)  # one that is written again may be longer
         digest = blake3()
         for part in parts:
             view = memoryview(part).cast("B")

@@ -70,7 +70,7 @@ def take(target: Path, size: int, folder: Path) -> int | None:
     target
         Its new name; there is no such file yet.
     size
-        How many bytes it is to have; those that it has may be anything.
+        About how many bytes it is to have; those that it has may be anything, and more or fewer.
     folder
         Where spare files lie.
 
@@ -85,16 +85,14 @@ def take(target: Path, size: int, folder: Path) -> int | None:
         if size / 2 <= known <= 2 * size
     ]
     for _, _, name in sorted(fitting):
-        try:
+        # an error says that somebody else has it; or that the job is over, and its folder on its way out
+        with contextlib.suppress(OSError):
             Path(folder, name).rename(target)
-        except OSError:  # somebody else has it; or the job is over
-            continue
-        opened = os.open(target, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if _is_alone(opened):
-            os.ftruncate(opened, size)
-            return opened
-        os.close(opened)
-        target.unlink()
+            opened = os.open(target, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if _is_alone(opened):
+                return opened
+            os.close(opened)
+            target.unlink()
     return None
 
 

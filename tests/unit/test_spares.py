@@ -112,6 +112,20 @@ def test_where_nothing_tells_who_has_a_file_none_is_written_again(node, folder, 
     assert bytes(view) == b"\1" * SIZE
 
 
+def test_a_job_that_ends_just_as_a_file_is_taken(node, folder, monkeypatch):
+    shared.remove_file(written(folder, "data0", SIZE, 1))
+    opening = os.open
+
+    def late(*args):
+        if Path(folder).exists():
+            Path(folder).rename(f"{folder}.gone")  # as `remove_folder` begins
+        return opening(*args)
+
+    monkeypatch.setattr(spares.os, "open", late)
+    assert written(folder, "data1", SIZE, 2) is None
+    assert not spare(node)
+
+
 def test_files_on_a_disk_are_removed(node, monkeypatch, tmp_path):
     monkeypatch.setattr(shared, "MEMORY", tmp_path / "missing")
     folder = shared.make_folder(str(node), "job1")
