@@ -33,8 +33,9 @@ PATIENCE = 60.0
 SEND_AGAIN_AFTER = 30.0
 #: Seconds after which who waits is told.
 TOLD_AFTER = 15.0
-#: Seconds without any answer after which the workers are asked for the tasks that they have begun.
-QUIET_SECONDS = 20.0
+#: Seconds without any answer after which the workers are asked for the tasks that they have begun; and the
+#: most until they are asked again, where they are at all of them: a task may take hours, and workers be many.
+QUIET_SECONDS, LONGEST_SECONDS = 20.0, 640.0
 #: How often they have to be looked for in vain at least, however long it took.
 _LOOKS = 3
 #: Seconds that RabbitMQ may take to store a message.
@@ -59,12 +60,12 @@ class Stall:
         log: JobLog,
         broker: Broker,
         signer: Signer,
-        roster: Callable[[], list[WorkerFacts]] = list,
+        roster: Callable[[], list[WorkerFacts]],
     ) -> None:
         self._log, self._broker, self._signer, self._roster = log, broker, signer, roster
-        #: What has been answered, and since when no more has.
+        #: What has been answered; when the workers are asked if no more is, and how long that is to wait.
         self._answered: Any = None
-        self._quiet_since = time.monotonic()
+        self._ask_at, self._pause = 0.0, QUIET_SECONDS
         #: Sends the tasks of these numbers once more; None if their data isn't here.
         self.send_again: Callable[[list[int]], None] | None = None
         self._sent_again: set[int] = set()
@@ -72,7 +73,7 @@ class Stall:
         self._since = 0.0
         self._looks = 0
 
-    def check(self, queued: int, slots: int = 0) -> str:
+    def check(self, queued: int, slots: int) -> str:
         """Make sure that the job's tasks are somewhere; to be called about once a second.
 
         Parameters
@@ -125,7 +126,8 @@ class Stall:
         """Return the tasks that are with nobody; none unless that has been so for a while."""
         answered = self._log.done, self._log.failed, self._log.bytes_received
         if answered != self._answered:
-            self._answered, self._quiet_since = answered, time.monotonic()
+            self._answered, self._pause = answered, QUIET_SECONDS
+            self._ask_at = time.monotonic() + self._pause
         gone = [] if queued else self._log.astray or self._forsaken(slots)
         seen = (len(gone), *answered)
         if not gone or seen != self._seen:
@@ -136,15 +138,19 @@ class Stall:
 
     def _forsaken(self, slots: int) -> list[int]:
         """Return the tasks that were begun, and that no worker is at: all of them have to say so."""
-        begun = self._log.begun
-        if not begun or time.monotonic() - self._quiet_since < QUIET_SECONDS:
+        begun, now = self._log.begun, time.monotonic()
+        if not begun or now < self._ask_at:
             return []
         queue = self._log.about.get("queue")
         told = [slot for worker in self._roster() if worker.queue == queue for slot in worker.slots]
         if len(told) < slots:
             return []
         at = {slot.task for slot in told if slot.job == self._log.job}
-        return [task for task in begun if task not in at]
+        forsaken = [task for task in begun if task not in at]
+        if not forsaken:
+            self._pause = min(2 * self._pause, LONGEST_SECONDS)
+            self._ask_at = now + self._pause
+        return forsaken
 
     def _reset(self) -> None:
         self._since, self._looks = time.monotonic(), 0
