@@ -27,9 +27,8 @@ def sample_of(frame: Any) -> Any:
         for number, missing in enumerate(frame.iloc[:1].isna().to_numpy()[0].tolist()):
             column = frame.iloc[:, number]
             if (missing and _LEAVES_OUT) or isinstance(column.dtype, pd.CategoricalDtype):
-                rows.append(
-                    int((column.isna().to_numpy() != missing).argmax())
-                )  # the first, if all are alike
+                other = column.isna().to_numpy() != missing
+                rows.append(int(other.argmax()))  # the first row, if there is no other
     return frame.take(np.unique(np.array(rows, dtype=np.intp)))
 
 
@@ -61,11 +60,8 @@ def among(samples: Sequence[Any], pieces: Iterable[tuple[int | None, Any]]) -> A
     together = list(samples)
     wanted = [np.zeros(len(sample), bool) for sample in samples]
     for place, frame in pieces:
-        head = frame.iloc[:0]
-        if (
-            place is not None and _LEAVES_OUT
-        ):  # else rows that lack all values would be left out by themselves
-            head = samples[place]
+        # or else rows that lack all values would be left out by themselves
+        head = samples[place] if place is not None and _LEAVES_OUT else frame.iloc[:0]
         together.append(pd.concat([head, frame]) if len(head) else frame)
         wanted.append(np.arange(len(head) + len(frame)) >= len(head))
     return pd.concat(together).take(np.flatnonzero(np.concatenate(wanted)))
