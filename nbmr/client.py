@@ -103,7 +103,7 @@ class Client(Session):
     ) -> Any:
         """Apply a function on workers, wait, and gather; see `nbmr.map`."""
         __tracebackhide__ = True
-        job, send = self.start(data, fn, args, options)
+        job, send = self.start(data, fn, args, options, brief=True)
         try:
             with follow(job, progress):
                 try:

@@ -188,7 +188,8 @@ class Inputs:
                     raise NotReplayable(f"Its input can't be read: {item}")
                 with contextlib.suppress(ProtocolError):
                     entry = message.unseal(self._signer, item.body)
-                    if (entry.kind, entry.task) == ("input", task):
+                    others = topology.share_log(entry.job, self._job)
+                    if (entry.kind, entry.task) == ("input", task) and not others:
                         return entry.expect("input", job=self._job)
                 item.ack()
         except queue.Empty:

@@ -20,6 +20,7 @@ from nbmr.filelist import Files
 from nbmr.hearing import Hearing
 from nbmr.inputs import Inputs
 from nbmr.joblog import JobLog
+from nbmr.logstreams import LogStream
 from nbmr.outcome import values_of, warn_of
 from nbmr.printed import Printed
 from nbmr.reading import Read
@@ -51,6 +52,11 @@ class Job:
     look
         Called about once a second while somebody waits: raises if waiting is in vain, otherwise returns a
         hint for the person who waits, or an empty text.
+    stream
+        What its log is read from; None to make a subscription of its own.
+    keep
+        Keeps that stream for another job, if possible, once this one has ended well and is forgotten; None if
+        somebody else may read it.
     """
 
     def __init__(
@@ -59,13 +65,16 @@ class Job:
         broker: Broker,
         signer: Signer,
         look: Callable[[Job], str] = lambda _job: "",
+        *,
+        stream: LogStream | None = None,
+        keep: Callable[[LogStream], bool] | None = None,
     ) -> None:
         self._log, self._broker, self._signer, self._look = log, broker, signer, look
         #: What was made on the broker for this job, besides its log.
         self.blobs: list[topology.Queue] = []
         #: The folder of its payloads in shared memory; empty if it has none.
         self.shared = ""
-        self._consumer: Any = None
+        self._stream, self._keep = stream or LogStream(broker, log.job), keep
         self._sending: Sending | None = None
         #: Why its log can't be read any more.
         self._unreadable: BrokerError | None = None
@@ -222,9 +231,7 @@ class Job:
 
     def follow(self) -> None:
         """Start to read the log."""
-        self._consumer = self._broker.consume(
-            topology.job_log(self.id), self._read, offset="first", on_lost=self._on_lost
-        )
+        self._stream.follow(self._read, self._on_lost)
 
     def _read(self, delivery: Any) -> None:
         self._log.read(delivery)
@@ -232,8 +239,7 @@ class Job:
 
     def _read_on(self) -> None:
         """Read its log by another subscription: from this one nothing comes any more."""
-        if self._consumer is not None:
-            self._consumer.renew()
+        self._stream.renew()
 
     def _on_lost(self, error: BrokerError) -> None:
         if isinstance(error, NotFound):  # somebody deleted it
@@ -244,10 +250,15 @@ class Job:
         self._log.end(Status.FAILED)
 
     def _on_end(self, _status: Status) -> None:
-        if self._consumer is not None:
-            self._consumer.close()
+        if not self._leaves_stream:
+            self._stream.close()
         if not self._log.complete:
             self._stop_workers()
+
+    @property
+    def _leaves_stream(self) -> bool:
+        """Whether another job can be logged behind it."""
+        return self._keep is not None and self.status is Status.DONE and not self.blobs
 
     def _stop_workers(self) -> None:
         """Tell every worker that nobody wants this job's results any more."""
@@ -415,6 +426,7 @@ class Job:
                 Stall(self._log, self._broker, self._signer, self._workers),
             )
             self.stall.send_again = send_again
+            self._stream.close()
             self.follow()
 
     def _read_again(self) -> JobLog:
@@ -509,17 +521,23 @@ class Job:
         deadline = time.monotonic() + patience
         if self._stopping is not None and not self._broker.trouble:
             wait([self._stopping], patience)  # or else it would be lost if this process ended now
-        kind = "unwanted"  # if this connection ends before it is gone, a worker's janitor deletes it
-        with contextlib.suppress(BrokerError):
-            patience = max(0.0, deadline - time.monotonic())
-            if self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=patience):
-                kind = "forgotten"
-        with contextlib.suppress(BrokerError):
-            registry.append(self._broker, self._signer, kind, job=self.id)
+        handed_on = self._stream.job != self.id
+        if not handed_on and not (self._leaves_stream and self._keep and self._keep(self._stream)):
+            self._delete(max(0.0, deadline - time.monotonic()))
         shared.remove_folder(self.shared)
         self._forgotten = True
         if self.target:
             self.target.sweep(self.id)
+
+    def _delete(self, patience: float) -> None:
+        """Delete what is on the broker of it."""
+        self._stream.close()
+        kind = "unwanted"  # if this connection ends before it is gone, a worker's janitor deletes it
+        with contextlib.suppress(BrokerError):
+            if self._broker.delete(topology.job_log(self.id), *self.blobs, timeout=patience):
+                kind = "forgotten"
+        with contextlib.suppress(BrokerError):
+            registry.append(self._broker, self._signer, kind, job=self.id)
 
     def _ipython_display_(self) -> None:
         from nbmr import widgets  # noqa: PLC0415 - only where a job is displayed

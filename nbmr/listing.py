@@ -59,9 +59,7 @@ def attach(broker: Broker, signer: Signer, id_or_name: str, look: Callable[[Job]
         If there are several of that name.
     """
     with Registry(broker, signer) as known:
-        entry = _find(
-            known.catch_up().entries(), id_or_name, lambda e: broker.exists(topology.job_log(e.job))
-        )
+        entry = _find(known.catch_up().jobs(), id_or_name, lambda e: broker.exists(topology.job_log(e.job)))
     log = JobLog(entry.job, signer, about={"name": entry.name, "queue": entry.queue})
     from_afar = _LookFromAfar(entry, log, broker, signer, look)
     job = Job(log, broker, signer, from_afar)
@@ -193,7 +191,7 @@ class _Glance:
 
 def _glances(broker: Broker, signer: Signer) -> Iterable[_Glance]:
     with Registry(broker, signer) as known:
-        entries = known.catch_up().entries()
+        entries = known.catch_up().jobs()
     waiting = list(entries.values())
     while waiting:
         some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]

@@ -46,6 +46,10 @@ class Entry:
     blobs: list[str] = field(default_factory=list)
     #: The folder of its payloads in shared memory; empty if it has none.
     shared: str = ""
+    #: Whether there is no such job yet, but a stream for its log.
+    spare: bool = False
+    #: The id of a job that is forgotten since this one is there; empty for none.
+    replaces: str = ""
     #: Where its registration stands in the stream.
     offset: int = 0
 
@@ -86,9 +90,13 @@ class Registry:
         self._consumer = broker.consume(stream, self._read, offset="first", on_lost=self._on_lost)
 
     def entries(self) -> dict[str, Entry]:
-        """Return the jobs that are known now, by id, oldest first."""
+        """Return all that is registered now, by job, oldest first."""
         with self._changed:
             return dict(self._entries)
+
+    def jobs(self) -> dict[str, Entry]:
+        """Return the jobs that are known now, by id, oldest first."""
+        return {job: entry for job, entry in self.entries().items() if not entry.spare}
 
     def catch_up(self, timeout: float = READ_SECONDS) -> Self:
         """Wait until everything is read that was registered before now.
@@ -149,8 +157,9 @@ class Registry:
                 self._entries[entry.job] = Entry(
                     entry.job, fields["name"], fields["queue"], fields["submitted"], fields["ttl"],
                     fields["host"], fields["pid"], fields["started"], list(fields["blobs"]),
-                    fields.get("shared", ""), offset,
+                    fields.get("shared", ""), fields.get("spare", False), fields.get("replaces", ""), offset,
                 )  # fmt: skip
+                self._entries.pop(self._entries[entry.job].replaces, None)
             case "made" if entry.job in self._entries:
                 self._entries[entry.job].blobs.append(fields["name"])
             case "unwanted" if entry.job in self._entries:
@@ -161,10 +170,10 @@ class Registry:
                 self._marks.add(fields["mark"])
 
 
-def registration(job: str, name: str, queue: str, ttl: float, shared: str = "") -> Entry:
+def registration(job: str, name: str, queue: str, ttl: float, **more: Any) -> Entry:
     """Return the entry of a job that this process is about to send."""
     pid = os.getpid()
-    return Entry(job, name, queue, time.time(), ttl, platform.node(), pid, _started(pid), shared=shared)
+    return Entry(job, name, queue, time.time(), ttl, platform.node(), pid, _started(pid), **more)
 
 
 @functools.cache

@@ -164,7 +164,12 @@ class _Log:
         try:
             entry = message.unseal(self._signer, delivery.body)
             reader = readers.get(entry.task)
-            if reader is None or reader.whole or entry.kind not in ("result", "chunk"):
+            if (
+                topology.share_log(entry.job, self._job)
+                or reader is None
+                or reader.whole
+                or entry.kind not in ("result", "chunk")
+            ):
                 return set()
             entry.expect("result", "chunk", job=self._job)
         except ProtocolError as exc:

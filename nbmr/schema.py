@@ -244,7 +244,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "started": number,
             "blobs": _each(name),
         },
-        {"shared": _text},
+        {"shared": _text, "spare": _flag, "replaces": _text},
     ),
     "made": ({"name": name}, {}),
     "unwanted": ({}, {}),

@@ -90,18 +90,19 @@ class Sender:
             self._wait_for_queues()
             if self.log.ended:  # so there is nothing to make on the broker
                 return
-            units = self._send_tasks()
-        if self.log.ended:
-            return
-        body = message.seal(
-            self.signer,
-            "sealed",
-            job=self.log.job,
-            tasks=self._sent,
-            units=units,
-            **self.source.gathering,
-        )
-        self._settle([self.broker.append(topology.job_log(self.log.job), body)])
+            units, waiting = self._send_tasks()
+            if self.log.ended:
+                return
+            body = message.seal(
+                self.signer,
+                "sealed",
+                job=self.log.job,
+                tasks=self._sent,
+                units=units,
+                **self.source.gathering,
+            )
+            waiting.append(self.broker.append(topology.job_log(self.log.job), body))  # by the same channel
+            self._settle(waiting)
 
     def _wait_for_queues(self) -> None:
         """Send nothing before it would survive RabbitMQ's being killed."""
@@ -117,8 +118,8 @@ class Sender:
             else:
                 return
 
-    def _send_tasks(self) -> int:
-        """Send every task; return how many units they have."""
+    def _send_tasks(self) -> tuple[int, list[Future[bool]]]:
+        """Send every task; return how many units they have, and what is still to be confirmed."""
         self._function_fields = self._function()
         if self.source.shares_from is not None:
             self._apart = Apart(self.source.shares_from, self._lay)
@@ -139,8 +140,7 @@ class Sender:
                 self._settle(waiting)
             if self.source.lazy:
                 self._wait_for_room(self._sent)
-        self._settle(waiting)
-        return units
+        return units, waiting
 
     def send_again(self, numbers: list[int]) -> None:
         """Send some of the tasks once more; those of an iterable can't be."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
 import warnings
@@ -27,6 +26,7 @@ from nbmr.errors import (
 from nbmr.job import Job
 from nbmr.joblog import JobLog
 from nbmr.keycheck import check_key, confirm_key, watch_key
+from nbmr.logstreams import LogStream, LogStreams
 from nbmr.node import Presence
 from nbmr.options import OPTIONS, check_options, check_spelling, encode_call, target_of
 from nbmr.placed import Place, PlacedSender, Watch, places
@@ -70,6 +70,7 @@ class Session:
         self._lock = threading.Lock()
         try:
             self._broker = self._connect(on_progress)
+            self._streams = LogStreams(self._broker, self._signer)
             if not self.settings.node:
                 check_key(self._broker, self._signer)
                 self._watch_key()
@@ -105,7 +106,13 @@ class Session:
         return self._broker.trouble
 
     def start(
-        self, data: Any, fn: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]
+        self,
+        data: Any,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        given: dict[str, Any],
+        *,
+        brief: bool = False,
     ) -> tuple[Job, Callable[[], None]]:
         """Make a job, and return beside it what sends its tasks.
 
@@ -115,6 +122,8 @@ class Session:
             As for `nbmr.map`.
         given
             The options of `nbmr.map`, and the keyword arguments of `fn`.
+        brief
+            Whether the job will be forgotten as soon as it has ended.
         """
         kwargs = dict(given)
         options = check_options(fn, **{name: kwargs.pop(name) for name in OPTIONS if name in kwargs})
@@ -124,15 +133,21 @@ class Session:
         self._prepare(queue)
         slots = self.slots(queue) or _GUESSED_SLOTS
         source = self._source(data, partitions, slots, singly=options["timeout"] is not None)
-        log = self._new_log(options, source)
-        call = encode_call(fn, data, target, log.job, args, kwargs)
-        job = Job(log, self._broker, self._signer, self._look)
+        stream = self._streams.new(brief=brief)
+        log = self._new_log(stream, options, source)
+        try:
+            call = encode_call(fn, data, target, log.job, args, kwargs)
+        except BaseException:
+            self._streams.drop(stream)
+            raise
+        keep = self._streams.keep if brief else None
+        job = Job(log, self._broker, self._signer, self._look, stream=stream, keep=keep)
         if isinstance(source, JobSource):
             job.sources.append(source.job)
         sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
         if not source.lazy:
             job.stall.send_again = sender.send_again
-        self._begin(job, log, sender)
+        self._begin(job, stream, sender)
         return job, sender.run
 
     def _source(self, data: Any, partitions: int | None, slots: int, *, singly: bool) -> Source:
@@ -184,7 +199,8 @@ class Session:
         self._prepare(queue)
         targets = self._places(queue)
         source = source_of(range(len(targets)), len(targets), len(targets))
-        log = self._new_log(options, source)
+        stream = self._streams.new(brief=False)
+        log = self._new_log(stream, options, source)
         watch = Watch(self._broker, self._signer, log, self.roster, targets)
 
         def look(_job: Job) -> str:
@@ -194,12 +210,12 @@ class Session:
             self._broker.knock()
             return watch.look()
 
-        job = Job(log, self._broker, self._signer, look)
+        job = Job(log, self._broker, self._signer, look, stream=stream)
         sender = PlacedSender(
             self._broker, self._signer, log, source, call, options, len(targets), job.look, job.blobs,
             places=targets,
         )  # fmt: skip
-        self._begin(job, log, sender)
+        self._begin(job, stream, sender)
         return job, sender.run, targets
 
     def _places(self, queue: str) -> tuple[Place, ...]:
@@ -232,22 +248,23 @@ class Session:
             topology.jobs_stream(),
         )  # fmt: skip
 
-    def _new_log(self, options: dict[str, Any], source: Source) -> JobLog:
-        log = JobLog(secrets.token_hex(6), self._signer)
+    def _new_log(self, stream: LogStream, options: dict[str, Any], source: Source) -> JobLog:
+        log = JobLog(stream.job, self._signer)
         options["ttl"] = self.settings.job_ttl
         log.about, log.total = options | source.gathering, source.units
         return log
 
-    def _begin(self, job: Job, log: JobLog, sender: Sender) -> None:
+    def _begin(self, job: Job, stream: LogStream, sender: Sender) -> None:
         """Register a job, open its log, and follow that."""
-        job.shared = sender.shared = shared.make_folder(self.settings.node, log.job)
-        entry = registry.registration(log.job, job.name, job.queue, self.settings.job_ttl, job.shared)
+        job.shared = sender.shared = shared.make_folder(self.settings.node, job.id)
+        entry = registry.registration(job.id, job.name, job.queue, self.settings.job_ttl, shared=job.shared)
         registered = registry.register(self._broker, self._signer, entry)
         job.roster = self._facts
         try:
-            self._broker.declare(topology.job_log(log.job))
-            while not self._broker.trouble and not wait([registered], 0.1).done:
-                pass  # what is registered can be found and deleted, whatever happens to this process
+            if not stream.kept:
+                self._broker.declare(topology.job_log(job.id))
+                while not self._broker.trouble and not wait([registered], 0.1).done:
+                    pass  # what is registered can be found and deleted, whatever happens to this process
             sender.open()
             job.follow()
             if self.settings.node and not self.slots(job.queue):
@@ -395,6 +412,7 @@ class Session:
         if self._watch:
             self._watch.close()
         if hasattr(self, "_broker"):
+            self._streams.close()
             self._broker.release()
         if self._presence:
             self._presence.release()

@@ -5,7 +5,7 @@
 ``nbmr.tasks.<queue>``        quorum queue of tasks
 ``nbmr.dead``                 topic exchange for tasks that were given back too often
 ``nbmr.dead.<queue>``         quorum queue; whichever worker gets one notes it in its job's log as lost
-``nbmr.job.<id>``             stream: the job's log
+``nbmr.job.<id>``             stream: the log of the job, and of ``<id>-2``, ``<id>-3``, … behind it
 ``nbmr.job.<id>.blob.<name>`` stream: a payload too large to ride in a task
 ``nbmr.jobs``                 stream: the registry of jobs
 ``nbmr.control``              stream: cancel; a worker that comes late, or back, reads what it missed
@@ -129,8 +129,23 @@ def dead_queue(queue: str) -> Queue:
 
 
 def job_log(job: str) -> Queue:
-    """Return the stream that is a job's log."""
-    return Queue(f"nbmr.job.{job}", {"x-queue-type": "stream"})
+    """Return the stream that is a job's log, and that of those before and after it; see `next_job`."""
+    return Queue(f"nbmr.job.{_stem(job)}", {"x-queue-type": "stream"})
+
+
+def next_job(job: str) -> str:
+    """Return the id of a job that is logged in the same stream as another one, behind it."""
+    stem, _, number = job.partition("-")
+    return f"{stem}-{int(number or 1) + 1}"
+
+
+def share_log(job: str, other: str) -> bool:
+    """Whether two jobs are different ones that are logged in the same stream."""
+    return job != other and _stem(job) == _stem(other)
+
+
+def _stem(job: str) -> str:
+    return job.partition("-")[0]
 
 
 def blob(job: str, name: str) -> Queue:

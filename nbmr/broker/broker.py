@@ -93,6 +93,11 @@ class Broker:
         return "closed" in (self._publishing.state, self._consuming.state)
 
     @property
+    def generation(self) -> int:
+        """How often it was connected to, to read from."""
+        return self._consuming.generation
+
+    @property
     def version(self) -> str:
         """RabbitMQ's version, as it told when it was connected to."""
         return self._consuming.version

@@ -113,6 +113,7 @@ class Worker:
         self._looked, self._waited = time.monotonic(), False
         #: Jobs and tasks that are over; a job as a whole has task -1.
         self._over: OrderedDict[tuple[str, int], None] = OrderedDict()
+        #: When jobs' logs were found to be there, by the monotonic clock.
         self._alive: OrderedDict[str, float] = OrderedDict()
         self._lock = threading.Lock()
         #: Woken by `stop`; a queue, since a signal handler may put into it, whatever it has interrupted.
@@ -308,18 +309,18 @@ class Worker:
 
     def wanted(self, task: Message, *, look: bool = False) -> bool:
         """Whether a task's result is still wanted: it wasn't cancelled, and its job's log is there."""
-        job = task.job
+        job, log = task.job, topology.job_log(task.job)
         with self._lock:
             if (job, -1) in self._over or (job, task.task) in self._over:
                 return False
-            known = self._alive.get(job, 0.0)
+            known = self._alive.get(log.name, 0.0)
             if known and (not look or time.monotonic() - known < _TRUSTED):
                 return True
-        if not self.broker.exists(topology.job_log(job)):
+        if not self.broker.exists(log):
             self.forget(job)
             return False
         with self._lock:
-            self._alive[job] = time.monotonic()
+            self._alive[log.name] = time.monotonic()
             if len(self._alive) > _REMEMBERED:
                 self._alive.popitem(last=False)
         return True

@@ -525,5 +525,5 @@ def test_a_start_that_is_interrupted_leaves_nothing(client, server, monkeypatch)
         patch.setattr("nbmr.job.Job.follow", interrupted)
         with pytest.raises(KeyboardInterrupt):
             client.map([1], str)
-    assert set(server.queues()) == before
+    assert not set(server.queues()) - before
     assert client.map([1], str) == ["1"]
