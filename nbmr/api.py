@@ -98,7 +98,8 @@ def map(  # noqa: A001 - the name that users expect
     *args, **kwargs
         Passed on to `fn` behind its first argument.
     partitions
-        How many partitions (or batches of items); None chooses by rows, bytes and workers.
+        How many partitions (or batches of items); None chooses by rows, bytes and workers. Batches of a list
+        that take only milliseconds are sent several at a time, unless there is a `timeout`.
     queue
         Which workers: those that were started with the same queue.
     retries

@@ -103,7 +103,7 @@ class Client(Session):
     ) -> Any:
         """Apply a function on workers, wait, and gather; see `nbmr.map`."""
         __tracebackhide__ = True
-        job, send = self.start(data, fn, args, options, brief=True)
+        job, send = self.start(data, fn, args, options, brief=True, merges=True)
         try:
             with follow(job, progress):
                 try:
@@ -267,7 +267,7 @@ class Client(Session):
         self, data: Any, fn: Callable[..., Any], *args: Any, progress: bool = True, **options: Any
     ) -> Job:
         """Start a job and return at once; see `nbmr.submit`."""
-        job, send = self.start(data, fn, args, options)
+        job, send = self.start(data, fn, args, options, merges=True)
         job.following = partial(awaiting, job, progress)
         try:
             job.send_in_background(send)

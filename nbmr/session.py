@@ -113,6 +113,7 @@ class Session:
         given: dict[str, Any],
         *,
         brief: bool = False,
+        merges: bool = False,
     ) -> tuple[Job, Callable[[], None]]:
         """Make a job, and return beside it what sends its tasks.
 
@@ -124,6 +125,8 @@ class Session:
             The options of `nbmr.map`, and the keyword arguments of `fn`.
         brief
             Whether the job will be forgotten as soon as it has ended.
+        merges
+            As for `nbmr.tasks.source_of`.
         """
         kwargs = dict(given)
         options = check_options(fn, **{name: kwargs.pop(name) for name in OPTIONS if name in kwargs})
@@ -132,7 +135,8 @@ class Session:
         check_spelling(fn, kwargs)
         self._prepare(queue)
         slots = self.slots(queue) or _GUESSED_SLOTS
-        source = self._source(data, partitions, slots, singly=options["timeout"] is not None)
+        singly = options["timeout"] is not None
+        source = self._source(data, partitions, slots, singly=singly, merges=merges)
         stream = self._streams.new(brief=brief)
         log = self._new_log(stream, options, source)
         try:
@@ -150,14 +154,14 @@ class Session:
         self._begin(job, stream, sender)
         return job, sender.run
 
-    def _source(self, data: Any, partitions: int | None, slots: int, *, singly: bool) -> Source:
+    def _source(self, data: Any, partitions: int | None, slots: int, *, singly: bool, merges: bool) -> Source:
         """Return the data of a call; as for `source_of`, or a job, or what is made of one."""
         if isinstance(data, Job):
             data = JobSource(data, partitions, singly=singly)
         elif isinstance(data, Source):
             return data
         if not isinstance(data, JobSource):
-            return source_of(data, partitions, slots, singly=singly)
+            return source_of(data, partitions, slots, singly=singly, merges=merges)
         if data.job.broker is not self._broker:
             raise ConfigError(
                 f"Job {data.job.name or data.job.id} is on another broker, or the client that started it was"

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from nbmr import codec, frames
@@ -27,6 +26,10 @@ _BATCH_SECONDS = 0.2
 _PATIENCE = 0.05
 #: Seconds of work that a batch from a list should hold at least, where there is enough to share out.
 _SHORTEST_SECONDS = 0.05
+#: Seconds of work that parts which travel together hold at most, where it was said how many parts to make.
+_TOGETHER_SECONDS = 0.02
+#: Seconds that a task costs, whatever is in it.
+_TASK_SECONDS = 1e-3
 #: Seconds of work for each slot that are cut no further.
 _SHORT_SECONDS = 0.01
 #: Seconds for which to wait for the first result, to learn how long an item takes.
@@ -152,7 +155,9 @@ class Units(list[Any]):
         self.about = about
 
 
-def source_of(data: Any, partitions: int | None, slots: int, *, singly: bool = False) -> Source:
+def source_of(
+    data: Any, partitions: int | None, slots: int, *, singly: bool = False, merges: bool = False
+) -> Source:
     """Return the data of a call, to be cut into tasks.
 
     Parameters
@@ -165,6 +170,9 @@ def source_of(data: Any, partitions: int | None, slots: int, *, singly: bool = F
         How many tasks can run at once, as far as is known.
     singly
         Whether every item has to be a task of its own.
+    merges
+        Whether neighbours of as many parts of a list as `partitions` says may make one task, where they are
+        so short that a task takes longer than they do.
 
     Raises
     ------
@@ -173,7 +181,8 @@ def source_of(data: Any, partitions: int | None, slots: int, *, singly: bool = F
     """
     if frames.is_frame(data):
         return FrameSource(data, partitions, slots)
-    return ItemSource(data, partitions, slots, singly=singly or isinstance(data, Files))
+    singly = singly or isinstance(data, Files)
+    return ItemSource(data, partitions, slots, singly=singly, merges=merges)
 
 
 class FrameSource(Source):
@@ -202,11 +211,13 @@ class FrameSource(Source):
 class ItemSource(Source):
     """The items of an iterable, in batches; parameters as for `source_of`."""
 
-    def __init__(self, data: Any, partitions: int | None, slots: int, *, singly: bool = False) -> None:
+    def __init__(
+        self, data: Any, partitions: int | None, slots: int, *, singly: bool = False, merges: bool = False
+    ) -> None:
         check_iterable(data)
         frames.check_partitions(partitions)
         self._seen, self._slots = max(slots, 1), max(slots, _FEWEST_SLOTS)
-        self._partitions = partitions
+        self._partitions, self._merges = partitions, merges and not singly
         self._most = 1 if singly and partitions is None else _BATCH_ITEMS
         self.of_frame = isinstance(data, Files)
         self.about = data.about if isinstance(data, Units) else {}
@@ -220,10 +231,7 @@ class ItemSource(Source):
     def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
         """Cut the items into batches."""
         if self._partitions is not None and not self.lazy:
-            count = min(self._partitions, len(self._data))
-            cuts = [len(self._data) * i // count for i in range(count + 1)] if count else []
-            for start, stop in pairwise(cuts):
-                yield Task(start, list(self._data[start:stop]))
+            yield from self._parts(min(self._partitions, len(self._data)), seconds_per_unit)
         elif self.lazy:
             yield from self._batches(lambda _sent: self._size_by_time(seconds_per_unit()))
         else:
@@ -232,6 +240,46 @@ class ItemSource(Source):
     def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - the items tell
         """Cut one batch again."""
         return Task(start, list(self._data[start : start + count]))
+
+    def _parts(self, count: int, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task]:
+        """Cut the items into so many parts; several make one task where they are very short."""
+        cuts = [len(self._data) * i // count for i in range(count + 1)] if count else [0]
+        number = 0
+        while number < count:
+            most = self._short_parts(number, count, seconds_per_unit) if self._merges else 1
+            units = list(self._data[cuts[number] : cuts[number + 1]])
+            end, held = number + 1, sum(map(weight, units)) if most > 1 else 0
+            while end < number + most:
+                more = self._data[cuts[end] : cuts[end + 1]]
+                held += sum(map(weight, more))
+                if held > _BATCH_BYTES:
+                    break
+                units += more
+                end += 1
+            yield Task(cuts[number], units)
+            number = end
+
+    def _short_parts(self, sent: int, count: int, seconds_per_unit: Callable[[], float | None]) -> int:
+        """Return how many of the parts that are left make the next task: one, unless they are very short.
+
+        As with `_guided`, a task gets no large share of what is left: what comes may take longer.
+        """
+        self._batches_sent += 1
+        seconds = self._learnt(2 * self._seen, seconds_per_unit)
+        if seconds is None:
+            return 1
+        left, each = count - sent, max(seconds * len(self._data) / count, 1e-6)
+        guided = max(left // (8 * self._slots), min(int(_TASK_SECONDS / each), left // (4 * self._seen)))
+        return max(1, min(guided, int(_TOGETHER_SECONDS / each), _BATCH_ITEMS * count // len(self._data)))
+
+    def _learnt(self, sent: int, seconds_per_unit: Callable[[], float | None]) -> float | None:
+        """Return how long a unit takes, if it is known; waits for a moment behind so many tasks."""
+        seconds = seconds_per_unit()
+        if seconds is None and self._batches_sent == sent + 1:
+            until = time.monotonic() + _LEARN_SECONDS
+            while (seconds := seconds_per_unit()) is None and time.monotonic() < until:
+                time.sleep(_LEARN_SECONDS / 25)
+        return seconds
 
     def _guided(self, sent: int, seconds_per_unit: Callable[[], float | None]) -> int:
         """Guided self-scheduling (Polychronopoulos & Kuck, 1987): large batches first, single items last.
@@ -243,13 +291,7 @@ class ItemSource(Source):
         left = self.units - sent
         guided = -(-left // (8 * self._slots))
         self._batches_sent += 1
-        seconds = seconds_per_unit()
-        if seconds is None and self._batches_sent <= self._seen:  # every slot has one
-            return guided
-        if seconds is None and self._batches_sent == self._seen + 1:
-            until = time.monotonic() + _LEARN_SECONDS
-            while (seconds := seconds_per_unit()) is None and time.monotonic() < until:
-                time.sleep(_LEARN_SECONDS / 25)
+        seconds = self._learnt(self._seen, seconds_per_unit)  # every slot has one then
         if seconds is None:
             return guided
         by_time = int(_SHORTEST_SECONDS / max(seconds, 1e-6))

@@ -81,6 +81,51 @@ def test_how_short_items_are_is_learnt_from_the_first_ones():
     assert len(found) <= 20
 
 
+def parts(data, partitions, seconds, slots=2):
+    """Cut a list into parts that may be sent together; how long they take is learnt after a while."""
+    answers = itertools.chain([None] * 5, itertools.repeat(seconds))
+    return list(source_of(data, partitions, slots, merges=True).tasks(lambda: next(answers)))
+
+
+def test_very_short_parts_are_sent_together():
+    found = parts(range(1_000), 1_000, 1e-6)
+    assert items(found) == list(range(1_000))
+    assert [task.start for task in found] == [0, *itertools.accumulate(len(t.units) for t in found)][:-1]
+    sizes = [len(task.units) for task in found]
+    assert len(sizes) < 75
+    assert max(sizes) <= 1_000 / 8  # what comes may take longer
+    assert sizes[:4] == sizes[-4:] == [1] * 4
+    # parts of several items stay whole
+    found = parts(range(1_000), 250, 1e-6)
+    assert items(found) == list(range(1_000))
+    assert {len(task.units) % 4 for task in found} == {0}
+    assert len(found) < 100
+
+
+@pytest.mark.parametrize("seconds", [None, 0.02, 1.0])
+def test_parts_that_are_not_very_short_are_a_task_each(seconds):
+    assert [len(task.units) for task in parts(range(200), 200, seconds)] == [1] * 200
+    assert max(len(task.units) for task in parts(range(200), 200, 0.005)) <= 4  # 20 ms together
+
+
+def test_parts_are_a_task_each_where_each_may_take_only_so_long():
+    source = source_of(range(200), 200, 2, singly=True, merges=True)
+    assert len(list(source.tasks(lambda: 1e-6))) == 200
+    assert len(tasks(range(200), 200, seconds=1e-6)) == 200  # or where they go to places of their own
+
+
+def test_heavy_parts_are_not_sent_together():
+    array = np.zeros(50_000)  # 0.4 MB
+    assert max(len(task.units) for task in parts([array] * 400, 400, 1e-6)) <= 2
+
+
+@given(st.integers(0, 300), st.integers(1, 400), st.sampled_from([None, 1e-6, 1e-3, 0.1]), st.integers(1, 20))
+def test_parts_are_all_sent_in_order(count, partitions, seconds, slots):
+    found = parts(range(count), partitions, seconds, slots)
+    assert items(found) == list(range(count))
+    assert all(task.units for task in found)
+
+
 def test_heavy_items_are_batched_by_their_weight():
     array = np.zeros(100_000)  # 0.8 MB
     assert max(len(task.units) for task in tasks([array] * 400, slots=1)) <= 2
