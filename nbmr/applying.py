@@ -5,6 +5,9 @@ What is made of all their results together is for pandas to say, in the kernel.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -31,12 +34,15 @@ class Calls:
         import pandas as pd  # noqa: PLC0415 - slow to import
 
         results: list[Any] = []
-        fn, args, kwargs, keep, series = self.fn, self.args, self.kwargs, results.append, pd.Series
+        fn, keep, plain, series = self.fn, results.append, {float, int, bool, np.float64}, pd.Series
+        if self.args or self.kwargs:
+            fn = functools.partial(_call, self.fn, self.args, self.kwargs)
 
         def call(one: Any) -> None:
-            result = fn(one, *args, **kwargs)
-            # pandas lets the next row take this one's place
-            keep(result.copy(deep=False) if isinstance(result, series) else result)
+            result = fn(one)
+            if type(result) not in plain and isinstance(result, series):
+                result = result.copy(deep=False)  # pandas lets the next row take this one's place
+            keep(result)
 
         if isinstance(part, np.ndarray):
             for one in part if self.axis else part.T:
@@ -44,6 +50,10 @@ class Calls:
         else:
             part.apply(call, axis=self.axis)
         return Packed(results)
+
+
+def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], one: Any) -> Any:
+    return fn(one, *args, **kwargs)
 
 
 class Element:
@@ -82,13 +92,14 @@ class Packed:
         self.index: Any = None
         #: And their names.
         self.names: list[Any] = []
-        #: Which results were Python's own floats, if all were floats, of either kind.
+        #: Which results were Python's own floats, if all were floats, and some of them were.
         self.own: Any = None
         kinds = set(map(type, results))
         kind = next(iter(kinds)) if len(kinds) == 1 else None
         if float in kinds and kinds <= {float, np.float64}:
-            self.own = np.fromiter((type(result) is float for result in results), bool, len(results))
-            self.results = np.array(results)
+            own = map(operator.is_, map(type, results), itertools.repeat(float))
+            self.own = np.fromiter(own, bool, len(results))
+            self.results = np.fromiter(results, float, len(results))
         elif kind is not None and issubclass(kind, np.number | np.bool_):
             self.results = np.array(results, kind)
         elif kind is not None and _rows_alike(results):

@@ -178,7 +178,7 @@ def failure(
         summary=why["summary"],
         where=why.get("where", ""),
         traceback=why.get("traceback", "") or "\n".join(story),
-        rows=tuple(fields.get("rows", ())),
+        rows=_labels(fields, number),
         host=fields["host"],
         pid=fields["pid"],
         attempts=max(why["attempts"], fields.get("attempt", 1)),
@@ -186,6 +186,15 @@ def failure(
         exception=tracebacks.decode_exception(base64.b64decode(encoded)) if encoded else None,
         given=given,
     )
+
+
+def _labels(fields: dict[str, Any], number: int) -> tuple[str, ...]:
+    """Return the first and last label of a unit that is a partition."""
+    rows = fields.get("rows", ())
+    if len(rows) > 2:  # noqa: PLR2004 - of several partitions
+        first = 2 * (number - fields["start"])
+        rows = filter(None, rows[first : first + 2])
+    return tuple(rows)
 
 
 def values_of(

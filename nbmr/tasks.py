@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from nbmr import codec, frames
@@ -28,6 +29,8 @@ _PATIENCE = 0.05
 _SHORTEST_SECONDS = 0.05
 #: Seconds of work that parts which travel together hold at most, where it was said how many parts to make.
 _TOGETHER_SECONDS = 0.02
+#: Seconds of work, and bytes, that partitions which make one task hold at most.
+_MERGED_SECONDS, _MERGED_BYTES = 0.15, 4 << 20
 #: Seconds that a task costs, whatever is in it.
 _TASK_SECONDS = 1e-3
 #: Seconds of work for each slot that are cut no further.
@@ -46,7 +49,7 @@ class Task:
     start: int
     #: The units: a list of one partition, or of items.
     units: list[Any]
-    #: First and last index label, for a partition.
+    #: First and last index label of each partition; empty texts where there are none, and others have some.
     rows: tuple[str, ...] = ()
     #: Where the units are, if they are results of another job.
     results: tuple[dict[str, Any], ...] = ()
@@ -171,8 +174,8 @@ def source_of(
     singly
         Whether every item has to be a task of its own.
     merges
-        Whether neighbours of as many parts of a list as `partitions` says may make one task, where they are
-        so short that a task takes longer than they do.
+        Whether neighbours may make one task: partitions of a frame where `partitions` is None, if they turn
+        out to be short; parts of a list, if a task takes longer than they do.
 
     Raises
     ------
@@ -180,32 +183,87 @@ def source_of(
         If the data can't be mapped over, or `partitions` makes no sense.
     """
     if frames.is_frame(data):
-        return FrameSource(data, partitions, slots)
+        return FrameSource(data, partitions, slots, merges=merges and not singly)
     singly = singly or isinstance(data, Files)
     return ItemSource(data, partitions, slots, singly=singly, merges=merges)
 
 
+class _Pace:
+    """How long a unit takes, for who cuts tasks as they are sent.
+
+    Parameters
+    ----------
+    seconds_per_unit
+        Tells how long a unit takes, once that is known.
+    """
+
+    def __init__(self, seconds_per_unit: Callable[[], float | None]) -> None:
+        self._seconds_per_unit = seconds_per_unit
+        self._asked = 0
+
+    def seconds(self, behind: int) -> float | None:
+        """Return how long a unit takes, if it is known; to be asked for each task.
+
+        Waits for a moment where so many tasks were sent.
+        """
+        self._asked += 1
+        seconds = self._seconds_per_unit()
+        if seconds is None and self._asked == behind + 1:
+            until = time.monotonic() + _LEARN_SECONDS
+            while (seconds := self._seconds_per_unit()) is None and time.monotonic() < until:
+                time.sleep(_LEARN_SECONDS / 25)
+        return seconds
+
+
 class FrameSource(Source):
-    """The partitions of a frame or series, a task each; parameters as for `source_of`."""
+    """The partitions of a frame or series; parameters as for `source_of`.
+
+    Each is a task. Where nbmr chose how many there are, and they turn out to be short, neighbours make one.
+    """
 
     of_frame = True
 
-    def __init__(self, data: Any, partitions: int | None, slots: int) -> None:
+    def __init__(self, data: Any, partitions: int | None, slots: int, *, merges: bool = False) -> None:
         self._bounds = frames.row_bounds(data, partitions, slots)
         self.units = len(self._bounds)
         self.library, _ = frames.kind_of(data)
         self._data = frames.snapshot(data)  # later changes by the user are not ours
+        self._slots = max(slots, 1)
+        self._most = 1
+        if merges and partitions is None and (library := frames.library_of(data)):
+            largest = library.row_bytes(data) * max(end - first for first, end in self._bounds)
+            self._most = int(_MERGED_BYTES / max(largest, 1.0))
+        #: Partitions in each task of this round, in which every slot gets one, and how many are to come.
+        self._size = self._round = 0
 
-    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:  # noqa: ARG002
+    def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
         """Cut the frame."""
-        for number in range(len(self._bounds)):
-            yield self.again(number, number, 1)
+        number, pace = 0, _Pace(seconds_per_unit)
+        while number < len(self._bounds):
+            count = self._count(len(self._bounds) - number, pace) if self._most > 1 else 1
+            yield self.again(number, number, count)
+            number += count
 
-    def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - a task is a partition
-        """Cut one partition."""
-        first, end = self._bounds[number]
-        part = frames.take(self._data, first, end)
-        return Task(number, [part], frames.row_labels(part, first))
+    def _count(self, left: int, pace: _Pace) -> int:
+        """Return how many partitions make the next task: two thirds of a slot's share of what is left."""
+        seconds = pace.seconds(2 * self._slots)
+        if seconds is None:
+            return 1
+        if not self._round:
+            share = -(-2 * left // (3 * self._slots))
+            self._size = max(1, min(share, self._most, int(_MERGED_SECONDS / max(seconds, 1e-6))))
+            self._round = self._slots
+        self._round -= 1
+        return min(self._size, left)
+
+    def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - the units tell
+        """Cut one task again."""
+        bounds = self._bounds[start : start + count]
+        parts = [frames.take(self._data, first, end) for first, end in bounds]
+        labels = [frames.row_labels(part, first) for part, (first, _) in zip(parts, bounds, strict=True)]
+        if count > 1:
+            labels = [(*pair, "", "")[:2] for pair in labels]
+        return Task(start, parts, tuple(chain.from_iterable(labels)))
 
 
 class ItemSource(Source):
@@ -221,7 +279,6 @@ class ItemSource(Source):
         self._most = 1 if singly and partitions is None else _BATCH_ITEMS
         self.of_frame = isinstance(data, Files)
         self.about = data.about if isinstance(data, Units) else {}
-        self._batches_sent = 0
         #: Items in each of the last batches, once these are cut evenly.
         self._even = 0
         self.lazy = not isinstance(data, Sized)
@@ -235,7 +292,8 @@ class ItemSource(Source):
         elif self.lazy:
             yield from self._batches(lambda _sent: self._size_by_time(seconds_per_unit()))
         else:
-            yield from self._batches(lambda sent: self._guided(sent, seconds_per_unit))
+            pace = _Pace(seconds_per_unit)
+            yield from self._batches(lambda sent: self._guided(sent, pace))
 
     def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - the items tell
         """Cut one batch again."""
@@ -244,9 +302,9 @@ class ItemSource(Source):
     def _parts(self, count: int, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task]:
         """Cut the items into so many parts; several make one task where they are very short."""
         cuts = [len(self._data) * i // count for i in range(count + 1)] if count else [0]
-        number = 0
+        number, pace = 0, _Pace(seconds_per_unit)
         while number < count:
-            most = self._short_parts(number, count, seconds_per_unit) if self._merges else 1
+            most = self._short_parts(number, count, pace) if self._merges else 1
             units = list(self._data[cuts[number] : cuts[number + 1]])
             end, held = number + 1, sum(map(weight, units)) if most > 1 else 0
             while end < number + most:
@@ -259,29 +317,19 @@ class ItemSource(Source):
             yield Task(cuts[number], units)
             number = end
 
-    def _short_parts(self, sent: int, count: int, seconds_per_unit: Callable[[], float | None]) -> int:
+    def _short_parts(self, sent: int, count: int, pace: _Pace) -> int:
         """Return how many of the parts that are left make the next task: one, unless they are very short.
 
         As with `_guided`, a task gets no large share of what is left: what comes may take longer.
         """
-        self._batches_sent += 1
-        seconds = self._learnt(2 * self._seen, seconds_per_unit)
+        seconds = pace.seconds(2 * self._seen)
         if seconds is None:
             return 1
         left, each = count - sent, max(seconds * len(self._data) / count, 1e-6)
         guided = max(left // (8 * self._slots), min(int(_TASK_SECONDS / each), left // (4 * self._seen)))
         return max(1, min(guided, int(_TOGETHER_SECONDS / each), _BATCH_ITEMS * count // len(self._data)))
 
-    def _learnt(self, sent: int, seconds_per_unit: Callable[[], float | None]) -> float | None:
-        """Return how long a unit takes, if it is known; waits for a moment behind so many tasks."""
-        seconds = seconds_per_unit()
-        if seconds is None and self._batches_sent == sent + 1:
-            until = time.monotonic() + _LEARN_SECONDS
-            while (seconds := seconds_per_unit()) is None and time.monotonic() < until:
-                time.sleep(_LEARN_SECONDS / 25)
-        return seconds
-
-    def _guided(self, sent: int, seconds_per_unit: Callable[[], float | None]) -> int:
+    def _guided(self, sent: int, pace: _Pace) -> int:
         """Guided self-scheduling (Polychronopoulos & Kuck, 1987): large batches first, single items last.
 
         Once it is known how long an item takes, batches of short ones are larger: each costs the same. Where
@@ -290,8 +338,7 @@ class ItemSource(Source):
         assert self.units is not None  # noqa: S101 - for the type checker
         left = self.units - sent
         guided = -(-left // (8 * self._slots))
-        self._batches_sent += 1
-        seconds = self._learnt(self._seen, seconds_per_unit)  # every slot has one then
+        seconds = pace.seconds(self._seen)  # every slot has one then
         if seconds is None:
             return guided
         by_time = int(_SHORTEST_SECONDS / max(seconds, 1e-6))
