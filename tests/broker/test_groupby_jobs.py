@@ -73,7 +73,9 @@ def test_over_a_job_the_rows_do_not_come_here(client, job, rows, monkeypatch):
     """What this process decodes are small tables."""
     seen = []
     start = client.start
-    monkeypatch.setattr(client, "start", lambda *args: seen.append(started := start(*args)) or started)
+    monkeypatch.setattr(
+        client, "start", lambda *args, **how: seen.append(started := start(*args, **how)) or started
+    )
     wide = client.submit(
         rows, lambda part: pd.concat([part.assign(z=float(n)) for n in range(20)]), partitions=4
     )
@@ -129,8 +131,8 @@ def test_the_first_job_still_runs(client, queue, rows, tmp_path, eventually):
         )
         start = client.start
 
-        def seen(*args):
-            started = start(*args)
+        def seen(*args, **how):
+            started = start(*args, **how)
             hints.append(started[0])
             return started
 
@@ -242,7 +244,9 @@ def test_what_is_told_of_the_stages(client, rows, tmp_path, eventually):
 def test_a_large_group_of_a_frame_is_told(client, rows, monkeypatch):
     seen = []
     start = client.start
-    monkeypatch.setattr(client, "start", lambda *args: seen.append(started := start(*args)) or started)
+    monkeypatch.setattr(
+        client, "start", lambda *args, **how: seen.append(started := start(*args, **how)) or started
+    )
     client.groupby(rows, "k", progress=False)["x"].apply(len)
     client.groupby(rows, "n", progress=False)["x"].apply(len)
     about = [job.log.about["shuffled"] for job, _ in seen]

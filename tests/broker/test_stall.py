@@ -134,7 +134,7 @@ def test_a_reader_that_rabbitmq_has_forgotten_reads_on(client, queue, tmp_path, 
     with client.workers(1, queue=queue):
         job = client.submit([0, 1, 2], fn, queue=queue, partitions=3)
         eventually(lambda: job.progress.done == 1)
-        consumer = job._consumer
+        consumer = job._stream._consumer
         consumer._do(lambda: consumer.channel.basic_cancel(consumer._tag))
         deaf = consumer.channel
         eventually(lambda: not deaf.consumer_tags)
