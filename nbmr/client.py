@@ -109,7 +109,7 @@ class Client(Session):
                 try:
                     job.send(send)
                     try:
-                        return job.result()
+                        return job.take()
                     finally:
                         job.keep_inputs()
                 finally:

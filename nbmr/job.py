@@ -361,6 +361,13 @@ class Job:
                     self.target.sweep(self.id)
             return self._gathered[0]
 
+    def take(self) -> Any:
+        """Wait, gather as `result` does, and keep nothing of it: for who forgets the job."""
+        __tracebackhide__ = True
+        found = self.result()
+        self._gathered.clear()
+        return found
+
     def raise_why_it_failed(self) -> None:
         """Raise what ended the job before its time, if anything did."""
         __tracebackhide__ = True

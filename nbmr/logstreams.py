@@ -28,7 +28,7 @@ from nbmr.signing import Signer
 #: Seconds for which a stream is kept, and for which a janitor leaves it alone.
 KEEP_SECONDS, SPARE_SECONDS = 5.0, 20.0
 #: Bytes of messages after which a stream isn't used again: who attaches to its job has to read over them.
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 4 << 20
 #: Streams that are kept at once: jobs may run in several threads.
 _MOST_STREAMS = 4
 #: Seconds that RabbitMQ has to delete them when the process ends.

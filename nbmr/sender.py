@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
@@ -133,6 +134,7 @@ class Sender:
                 continue
             units += task.count
             waiting.append(self._send(self._sent, task))
+            time.sleep(0)  # lets the I/O thread send it, while the next one is cut
             self._sent += 1
             if not self.source.lazy:
                 self._cuts.append((task.start, task.count))

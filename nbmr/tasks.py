@@ -230,7 +230,7 @@ class FrameSource(Source):
         self._data = frames.snapshot(data)  # later changes by the user are not ours
         self._slots = max(slots, 1)
         self._most = 1
-        if merges and partitions is None and (library := frames.library_of(data)):
+        if merges and partitions is None and len(data) and (library := frames.library_of(data)):
             largest = library.row_bytes(data) * max(end - first for first, end in self._bounds)
             self._most = int(_MERGED_BYTES / max(largest, 1.0))
         #: Partitions in each task of this round, in which every slot gets one, and how many are to come.

@@ -9,13 +9,13 @@ pieces: `flush` copies these out of their partitions, which may be views of a re
 from __future__ import annotations
 
 import contextlib
-import math
-import mmap
 import warnings
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
+
+from nbmr.frames.memory import empty
 
 #: A larger sum of Arrow buffers might overflow the 32-bit offsets of one array.
 _ONE_ARROW_ARRAY = 1 << 30
@@ -27,9 +27,6 @@ _SMALL_COLUMN = 1 << 16
 #: of many bytes, lie row after row: else the first partition would touch the pages of all of it.
 _SHORT_COLUMN = 8 << 20
 _LARGE_BLOCK = 64 << 20
-
-#: From this size in bytes on, numpy asks for pages of 2 MiB.
-_LARGE_ARRAY = 4 << 20
 
 
 class Destination(Protocol):
@@ -74,23 +71,6 @@ def destination(dtypes: list[Any], rows: int, width: int = 1) -> Destination:
     return _Pieces(same=True)
 
 
-def _empty(
-    shape: tuple[int, ...], dtype: np.dtype[Any], order: Literal["C", "F"] = "C"
-) -> np.ndarray[Any, Any]:
-    """Make an array whose memory is touched as it is filled, and not before.
-
-    numpy asks for pages of 2 MiB. Where memory is fragmented, by a file cache say, Linux compacts it for each
-    of them, and a virtual machine whose host has taken free memory back gets it for each of them anew: 0.3 s
-    for 128 MB, against 0.05 to 0.12 s with small pages. (With large pages at hand it would be 0.01 s.)
-    """
-    size = math.prod(shape) * dtype.itemsize
-    if size < _LARGE_ARRAY or dtype.hasobject:
-        return np.empty(shape, dtype, order)
-    # private: a process that is forked off must not write into it
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.ndarray(shape, dtype, memory, order=order)
-
-
 class _Block:
     """Columns of one numpy dtype, side by side in one array."""
 
@@ -98,7 +78,7 @@ class _Block:
         column = rows * dtype.itemsize
         self.by_row = column < _SHORT_COLUMN and column * width > _LARGE_BLOCK
         order: Literal["F", "C"] = "F" if self.by_row else "C"
-        self.values: np.ndarray[Any, Any] = _empty((width, rows), dtype, order)
+        self.values: np.ndarray[Any, Any] = empty((width, rows), dtype, order)
 
     def put(self, values: Any, start: int) -> int:
         width, stop = len(self.values), start + len(values)

@@ -133,6 +133,8 @@ def row_bytes(data: pd.DataFrame | pd.Series[Any]) -> float:
     frame = data if isinstance(data, pd.DataFrame) else data.to_frame()
     plain = [isinstance(dtype, np.dtype) and dtype.kind != "O" for dtype in frame.dtypes]
     fixed = sum(dtype.itemsize for dtype, is_plain in zip(frame.dtypes, plain, strict=True) if is_plain)
+    if all(plain) and isinstance(frame.index, pd.RangeIndex):
+        return float(fixed)
     rows = len(frame)
     stretches = min(_STRETCHES, rows)
     each = min(_ROWS_A_STRETCH, rows // stretches)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -514,6 +516,21 @@ def test_a_result_can_be_asked_for_again_after_an_interrupted_gather(client, mon
             job.result(30)
     pd.testing.assert_frame_equal(job.result(30), df, check_exact=True)
     job.forget()
+
+
+@pytest.mark.parametrize("gather", ["auto", "list"])
+def test_a_result_goes_when_its_user_lets_it_go(client, gather):
+    """Without waiting for Python's collector of cycles: it may be gigabytes."""
+    gc.collect()
+    gc.disable()
+    try:
+        out = client.map(pd.DataFrame({"x": np.arange(1000.0)}), lambda part: part, gather=gather)
+        frame = weakref.ref(out if gather == "auto" else out[0])
+        assert frame() is not None
+        del out
+        assert frame() is None
+    finally:
+        gc.enable()
 
 
 def test_a_start_that_is_interrupted_leaves_nothing(client, server, monkeypatch):
