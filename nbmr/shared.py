@@ -29,7 +29,7 @@ from nbmr.errors import NbmrError
 #: Where files are memory.
 MEMORY = Path("/dev/shm")  # noqa: S108 - the folder inside is private, and checked
 #: Bytes from which on a payload lies there. Smaller ones are no slower in a message.
-LEAST_BYTES = 256 << 10
+LEAST_BYTES = 64 << 10
 #: The folder of spare files, beside those of jobs.
 _SPARE = "spare"
 #: Bytes that are written, and hashed, at a time: while they are in the processor's cache.

@@ -30,7 +30,7 @@ _SHORTEST_SECONDS = 0.05
 #: Seconds of work that parts which travel together hold at most, where it was said how many parts to make.
 _TOGETHER_SECONDS = 0.02
 #: Seconds of work, and bytes, that partitions which make one task hold at most.
-_MERGED_SECONDS, _MERGED_BYTES = 0.15, 4 << 20
+_MERGED_SECONDS, _MERGED_BYTES = 0.25, 4 << 20
 #: Seconds that a task costs, whatever is in it.
 _TASK_SECONDS = 1e-3
 #: Seconds of work for each slot that are cut no further.
@@ -202,16 +202,17 @@ class _Pace:
         self._asked = 0
 
     def seconds(self, behind: int) -> float | None:
-        """Return how long a unit takes, if it is known; to be asked for each task.
+        """Return how long a unit takes, if it is known; to be asked before each task.
 
-        Waits for a moment where so many tasks were sent.
+        Waits for a moment, once, where so many tasks were sent.
         """
         self._asked += 1
         seconds = self._seconds_per_unit()
         if seconds is None and self._asked == behind + 1:
-            until = time.monotonic() + _LEARN_SECONDS
+            until, pause = time.monotonic() + _LEARN_SECONDS, _LEARN_SECONDS / 400
             while (seconds := self._seconds_per_unit()) is None and time.monotonic() < until:
-                time.sleep(_LEARN_SECONDS / 25)
+                time.sleep(pause)
+                pause = min(1.5 * pause, _LEARN_SECONDS / 25)
         return seconds
 
 
@@ -246,7 +247,7 @@ class FrameSource(Source):
 
     def _count(self, left: int, pace: _Pace) -> int:
         """Return how many partitions make the next task: two thirds of a slot's share of what is left."""
-        seconds = pace.seconds(2 * self._slots)
+        seconds = pace.seconds(self._slots)
         if seconds is None:
             return 1
         if not self._round:
