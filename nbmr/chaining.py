@@ -17,6 +17,8 @@ from nbmr.tasks import Source, Task
 
 #: Seconds between two looks at what may keep the first job from going on.
 _LOOK_SECONDS = 1.0
+#: Answers that came at once make tasks of this share of those that are left, if they are small.
+_BURST = 16
 #: Bytes and results of a chunk that is folded by one call; for results of unknown number, and partitions.
 _CHUNK_BYTES, _CHUNK_ITEMS, _CHUNK_PARTITIONS = 1 << 20, 1_000, 2
 #: Chunks that results of known number are cut into; and answers that one may be read from, each an open file
@@ -29,7 +31,7 @@ _GROWS_AFTER = 40
 
 
 class JobSource(Source):
-    """A job's results, a task for what each of its tasks gave; what failed is left out.
+    """A job's results, a task for what each of its tasks gave, or some of them; what failed is left out.
 
     Units have the numbers that they have in that job.
 
@@ -78,7 +80,7 @@ class JobSource(Source):
             What has ended the job before it was done.
         """
         for arrived in self._arrivals():
-            for task in self._cut(*arrived) if arrived else [None]:
+            for task in self._cut(arrived) if arrived else [None]:
                 if task is not None:
                     self._sent.append(task)
                 yield task
@@ -92,9 +94,22 @@ class JobSource(Source):
         """Give one task again."""
         return self._sent[number]
 
-    def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
-        """Make tasks of what a task gave."""
-        yield from self._runs(number, outcome)
+    def _cut(self, arrived: list[tuple[int, Outcome]]) -> Iterator[Task]:
+        """Make tasks of what tasks gave: one of each, or of some neighbours where many came at once."""
+        group: list[dict[str, Any]] = []
+        begin = end = size = 0
+        for behind, (number, outcome) in enumerate(sorted(arrived, key=lambda one: one[1].start)):
+            most = 1 if self._singly else min(-(-(len(arrived) - behind) // _BURST), _CHUNK_FILES)
+            for task in self._runs(number, outcome):
+                heavy = size + outcome.size > _CHUNK_BYTES
+                if group and (heavy or task.start != end or len(group) >= most):
+                    yield Task(begin, [], results=tuple(group))
+                    group, size = [], 0
+                begin = begin if group else task.start
+                group += task.results
+                end, size = task.start + task.count, size + outcome.size
+        if group:
+            yield Task(begin, [], results=tuple(group))
 
     def _runs(self, number: int, outcome: Outcome) -> Iterator[Task]:
         """Cut what a task gave into what follows one another without a failure in between."""
@@ -116,8 +131,8 @@ class JobSource(Source):
             "job": self.job.id, "task": number, "offset": outcome.offset, "first": first, "count": count,
         }  # fmt: skip
 
-    def _arrivals(self) -> Iterator[tuple[int, Outcome] | None]:
-        """Yield each answer once, as they come; None while there is none, about once a second."""
+    def _arrivals(self) -> Iterator[list[tuple[int, Outcome]] | None]:
+        """Yield each answer once, as they come; None while there are none, about once a second."""
         given: set[int] = set()
         log: JobLog | None = None
         seen = 0
@@ -132,11 +147,10 @@ class JobSource(Source):
                     log.changed.wait(_LOOK_SECONDS)
             if over:
                 self._check()
-            for number, outcome in arrived:
-                seen += 1
-                if number not in given:
-                    given.add(number)
-                    yield number, outcome
+            seen += len(arrived)
+            if fresh := [one for one in arrived if one[0] not in given]:
+                given.update(number for number, _ in fresh)
+                yield fresh
             if over and self.job.log is log:
                 return
             if time.monotonic() - looked >= _LOOK_SECONDS:
@@ -183,10 +197,11 @@ class InOrderSource(JobSource):
         #: Where those neighbours are that are still to be sent.
         self._group: list[dict[str, Any]] = []
 
-    def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
-        self._early[outcome.start] = number, outcome
-        while self._next in self._early:
-            yield from self._advance(self._next)
+    def _cut(self, arrived: list[tuple[int, Outcome]]) -> Iterator[Task]:
+        for number, outcome in arrived:
+            self._early[outcome.start] = number, outcome
+            while self._next in self._early:
+                yield from self._advance(self._next)
 
     def _rest(self) -> Iterator[Task]:
         for start in sorted(self._early):  # numbers are missing where that job's own data had failures
@@ -254,9 +269,10 @@ class TogetherSource(JobSource):
         self.units = 1
         self._given: list[tuple[int, dict[str, Any]]] = []
 
-    def _cut(self, number: int, outcome: Outcome) -> Iterator[Task]:
-        if outcome.count:
-            self._given.append((outcome.start, self._reference(number, outcome, 0, outcome.count)))
+    def _cut(self, arrived: list[tuple[int, Outcome]]) -> Iterator[Task]:
+        for number, outcome in arrived:
+            if outcome.count:
+                self._given.append((outcome.start, self._reference(number, outcome, 0, outcome.count)))
         yield from ()
 
     def _rest(self) -> Iterator[Task]:

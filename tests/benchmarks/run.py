@@ -25,8 +25,8 @@ The cases (`cases`):
 - rows: ``df.apply(fn, axis=1)`` of a Python function over 100,000 rows of 4 float64, beside plain pandas'.
 - groups: ``df.groupby("key").apply(fn)``, 1,000 keys of 1,000 rows, some 0.3 ms each, beside plain pandas'.
 - tiny: 1,000 times ``x + 1``, in batches (of their own, or 8 made by hand), and one task an item.
-- latency: one call after the other on a warm client, 200 times; of nbmr ``submit([x], fn).result()``, and
-  also from the moment at which the task is published, that is, without the job's set-up.
+- latency: one call after the other on a warm client, 200 times; of nbmr ``map([x], fn)``, and also from the
+  moment at which the task is published, that is, without the job's set-up.
 - executor: the same by ``Executor.submit(fn, x).result()``; of Celery and Ray, which have none, as before.
 - cpu: 16 partitions of 0.5 s of pure Python. Efficiency is serial time / time / 2, and beside it stands what
   two bare processes reach on this machine in the same minute.

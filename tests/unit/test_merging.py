@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from nbmr.chaining import MOST_MAP_TASKS, MergedSource
+from nbmr.chaining import MOST_MAP_TASKS, JobSource, MergedSource
 
 
-def cut(answers, order):
+def cut(answers, order, kind=MergedSource, *, at_once=1, size=100, **options):
     """Cut answers, ``(count, failures)`` each, that arrive in some order; return all tasks."""
     starts, start = [], 0
     for count, _ in answers:
@@ -19,12 +19,18 @@ def cut(answers, order):
     job = SimpleNamespace(
         id="j", status="running", forgotten=False, log=SimpleNamespace(about={}, total=start)
     )
-    source = MergedSource(job)
-    tasks = []
+    source = kind(job, **options)
+    tasks, arrived = [], []
     for number in order:
         count, failures = answers[number]
-        outcome = SimpleNamespace(start=starts[number], count=count, failures=failures, offset=number)
-        tasks += source._cut(number, outcome)
+        outcome = SimpleNamespace(
+            start=starts[number], count=count, failures=failures, offset=number, size=size
+        )
+        arrived.append((number, outcome))
+        if len(arrived) == at_once:
+            tasks += source._cut(arrived)
+            arrived = []
+    tasks += source._cut(arrived)
     return [*tasks, *source._rest()], starts
 
 
@@ -61,3 +67,27 @@ def test_what_failed_is_left_out_and_parts_neighbours():
     gone = {300, 605, 901, 903, 904, 905}
     assert units(tasks, starts) == [unit for unit in range(1_200) if unit not in gone]
     assert len(tasks) < 250
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100, 3_000])
+@pytest.mark.parametrize("answers", [1, 79, 3_000])
+def test_answers_that_came_at_once_make_fewer_tasks(answers, at_once):
+    failures = {number: {0: {}} for number in range(50, answers, 97)}
+    tasks, starts = cut(
+        [(1 + number % 3, failures.get(number, {})) for number in range(answers)],
+        range(answers), JobSource, at_once=at_once,
+    )  # fmt: skip
+    failed = {starts[number] for number in failures}
+    assert sorted(units(tasks, starts)) == sorted(set(range(starts[-1] + 1 + (answers - 1) % 3)) - failed)
+    sizes = [len(task.results) for task in tasks]
+    assert max(sizes) <= max(1, -(-min(at_once, answers) // 16))
+    if at_once > answers > 1:  # all at once: large tasks first, single ones at the end
+        assert sizes[-1] == 1
+        assert len(sizes) < max(80, answers / 8)
+
+
+def test_large_answers_and_those_with_a_limit_are_a_task_each():
+    answers = [(1, {})] * 300
+    assert len(cut(answers, range(300), JobSource, at_once=300, size=1 << 20)[0]) == 300
+    assert len(cut(answers, range(300), JobSource, at_once=300, singly=True)[0]) == 300
+    assert len(cut(answers, range(300), JobSource, at_once=300)[0]) < 100
