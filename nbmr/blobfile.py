@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from nbmr import message, shared, topology
+from nbmr import compression, message, shared, topology
 from nbmr.broker import Broker, Delivery, NotFound
 from nbmr.errors import BrokerError, ProtocolError
 from nbmr.signing import Signer
@@ -102,6 +102,8 @@ def _write(
     except ProtocolError as exc:
         on_rejected(exc)
         return
+    if not chunk.readable:
+        raise BrokerError(f"a blob of job {job} can't be read: {compression.NEEDED}")
     if chunk.fields["name"] != reference["name"]:
         on_rejected(ProtocolError("a chunk of another blob"))
         return

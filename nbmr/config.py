@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nbmr import private
+from nbmr import compression, private
 from nbmr.errors import ConfigError
 
 #: Seconds that a job stays on the broker after the last sign of life; ``NBMR_JOB_TTL`` says otherwise.
@@ -28,6 +28,8 @@ class Settings:
     node: str = ""
     #: Seconds without a sign of life after which a job that nobody forgot is deleted.
     job_ttl: float = JOB_TTL
+    #: Whether payloads are compressed: one of `nbmr.compression.MODES`; ``NBMR_COMPRESSION`` says so.
+    compression: str = "auto"
     #: The file that the key was read from, if it was.
     key_file: str = field(default="", compare=False, repr=False)
 
@@ -86,7 +88,9 @@ def resolve(
             " key=…, NBMR_KEY, NBMR_KEY_FILE or --key-file, the same on every side."
             ' Make one with: python -c "import secrets; print(secrets.token_hex(32))"'
         )
-    return Settings(url, key, job_ttl=_job_ttl(), key_file=os.fspath(key_file or ""))
+    return Settings(
+        url, key, job_ttl=_job_ttl(), compression=compression.mode(), key_file=os.fspath(key_file or "")
+    )
 
 
 def read_key(file: Path) -> str:

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from nbmr import codec, message, resultfile, shared, topology
+from nbmr import codec, compression, message, resultfile, shared, topology
 from nbmr.blobfile import BlobGone, read
 from nbmr.broker import Broker, Delivery, NotFound
 from nbmr.errors import BrokerError, NbmrError, NotReplayable, ProtocolError
@@ -190,6 +190,8 @@ class Inputs:
                     entry = message.unseal(self._signer, item.body)
                     others = topology.share_log(entry.job, self._job)
                     if (entry.kind, entry.task) == ("input", task) and not others:
+                        if not entry.readable:
+                            raise NotReplayable(f"Its input can't be read: {compression.NEEDED}.")
                         return entry.expect("input", job=self._job)
                 item.ack()
         except queue.Empty:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbmr import message, shared, topology
+from nbmr import compression, message, shared, topology
 from nbmr.broker import Delivery
 from nbmr.errors import ProtocolError
 from nbmr.failures import Failure
@@ -94,6 +94,8 @@ class JobLog:
     _running: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
     #: By worker: its host, and how many tasks it has done, and how many failed.
     _crew: dict[str, tuple[str, int, int]] = field(default_factory=dict, repr=False)
+    #: Runs whose results can't be read here.
+    _unreadable: set[str] = field(default_factory=set, repr=False)
     #: Large results on their way, by their run.
     _chunks: dict[str, Chunks] = field(default_factory=dict, repr=False)
     _failed: list[tuple[int, dict[str, Any], dict[str, Any], list[str], Given | None]] = field(
@@ -302,6 +304,9 @@ class JobLog:
     def _on_chunk(self, entry: Message) -> None:
         if entry.task in self.outcomes:
             return
+        if not entry.readable:
+            self._unreadable.add(entry.fields["run"])
+            return
         chunks = self._chunks.setdefault(entry.fields["run"], Chunks(self._offset))
         if chunks.add(entry.fields["offset"], entry.payload):
             self.bytes_received += len(entry.payload)
@@ -316,16 +321,11 @@ class JobLog:
         self.printed.end(fields["run"])
         if entry.task in self.outcomes:
             return
-        payload, offset = entry.payload, self._offset
-        if "stored" in fields:
-            fields, payload = self._shared(fields)
-        if "chunked" not in fields:
-            self.bytes_received += len(payload)
-        elif chunks is not None and chunks.whole(fields["chunked"]):
-            payload, offset = memoryview(chunks.body), chunks.begin
-        else:
+        found = self._payload_of(entry, fields, chunks)
+        if found is None:
             self.rejected += 1  # its chunks are not all there; it will come again
             return
+        fields, payload, offset = found
         outcome = self.outcomes[entry.task] = Outcome.read(fields, payload, offset)
         self._order.append(entry.task)
         self.status = Status.RUNNING  # of a short task nothing else is told
@@ -352,6 +352,22 @@ class JobLog:
                 given = self.inputs.of(entry.task, unit, logged=fields["input"])
             self._failed.append((fields["start"] + unit, why, fields, story, given))
 
+    def _payload_of(
+        self, entry: Message, fields: dict[str, Any], chunks: Chunks | None
+    ) -> tuple[dict[str, Any], memoryview, int] | None:
+        """Return what a result says, its payload, and where that begins; None if it isn't all there."""
+        if not entry.readable or fields["run"] in self._unreadable:
+            return _lost(fields, compression.NEEDED), memoryview(b""), self._offset
+        payload = entry.payload
+        if "stored" in fields:
+            fields, payload = self._shared(fields)
+        if "chunked" not in fields:
+            self.bytes_received += len(payload)
+            return fields, payload, self._offset
+        if chunks is not None and chunks.whole(fields["chunked"]):
+            return fields, memoryview(chunks.body), chunks.begin
+        return None
+
     def _shared(self, fields: dict[str, Any]) -> tuple[dict[str, Any], memoryview]:
         """Return what a result that lies in shared memory says, and its payload."""
         if self.counts_only and not fields.get("failures_encoded"):
@@ -359,9 +375,7 @@ class JobLog:
         try:
             return fields, shared.map_file(fields["stored"])
         except shared.SharedGone as exc:  # it was computed, and can't be had: nobody else will tell
-            why = {"reason": "lost", "summary": f"its result can't be had: {exc}", "attempts": 1}
-            lost = {"layout": [], "failures": [], "failures_encoded": False, "all_failed": why}
-            return fields | lost, memoryview(b"")
+            return _lost(fields, str(exc)), memoryview(b"")
 
     def seconds_per_unit(self) -> float | None:
         """Return how long a unit takes a worker on average; None before the first result."""
@@ -423,3 +437,9 @@ class JobLog:
             self.given_away = True
             self._tell()
             self.outcomes = {task: outcome.without_values() for task, outcome in self.outcomes.items()}
+
+
+def _lost(fields: dict[str, Any], why: str) -> dict[str, Any]:
+    """Return what an answer says whose result can't be had here: all its units are lost."""
+    said = {"reason": "lost", "summary": f"its result can't be had: {why}", "attempts": 1}
+    return fields | {"layout": [], "failures": [], "failures_encoded": False, "all_failed": said}

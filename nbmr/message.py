@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbmr import codec, schema
+from nbmr import codec, compression, schema
+from nbmr.compression import Compressor
 from nbmr.errors import ProtocolError
 from nbmr.signing import SIGNATURE_BYTES, Signer
 
@@ -43,6 +44,8 @@ class Message:
     fields: dict[str, Any] = field(default_factory=dict)
     #: The payload's bytes.
     payload: memoryview = field(default=memoryview(b""), repr=False)
+    #: Whether the payload could be read; not if it is compressed, and there is no zstandard here.
+    readable: bool = True
 
     def expect(self, *kinds: str, job: str | None = None, queue: str | None = None) -> Message:
         """Return the message if it belongs where it came from, and says what its kind must.
@@ -77,12 +80,14 @@ def seal(
     job: str = "",
     task: int = -1,
     buffers: Sequence[codec.Buffer] = (),
+    compressor: Compressor | None = None,
     **fields: Any,
 ) -> list[bytes]:
     """Make the body of a message, signed: a copy of its buffers, in pieces of at most `PIECE_BYTES`."""
     if buffers:
         fields["layout"] = codec.layout(buffers)
-    return seal_raw(signer, kind, codec.pieces(buffers), job=job, task=task, **fields)
+    pieces = codec.pieces(buffers)
+    return seal_raw(signer, kind, pieces, job=job, task=task, compressor=compressor, **fields)
 
 
 def seal_raw(
@@ -92,9 +97,12 @@ def seal_raw(
     *,
     job: str = "",
     task: int = -1,
+    compressor: Compressor | None = None,
     **fields: Any,
 ) -> list[bytes]:
     """Like `seal`, for a payload that is laid out already."""
+    if compressor is not None and (packed := compressor.pack(parts)) is not None:
+        fields["zstd"], parts = sum(memoryview(part).nbytes for part in parts), [packed]
     signing = signer.start()
     pieces: list[bytes] = []
     for group in codec.cut((*parts, _tail(kind, job, task, fields)), PIECE_BYTES):
@@ -138,7 +146,7 @@ def unseal(signer: Signer, body: bytes | bytearray | memoryview) -> Message:
     try:
         header = json.loads(bytes(view[start : end - 4]))
         kind, job, task = header.pop("kind"), header.pop("job"), header.pop("task")
-        sealed = header.pop("time")
+        sealed, size = header.pop("time"), header.pop("zstd", None)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as exc:
         raise ProtocolError("a message whose header can't be read") from exc
     if not (
@@ -146,6 +154,11 @@ def unseal(signer: Signer, body: bytes | bytearray | memoryview) -> Message:
         and schema.whole(sealed)
         and (job == "" or schema.name(job))
         and (task == -1 or schema.whole(task))
+        and (size is None or schema.whole(size))
     ):
         raise ProtocolError("a message whose header can't be read: it says not what it is")
-    return Message(kind, job, task, sealed / 1000, header, view[:start])
+    payload, readable = view[:start], True
+    if size is not None:
+        readable = compression.library() is not None
+        payload = compression.unpack(payload, size) if readable else memoryview(b"")
+    return Message(kind, job, task, sealed / 1000, header, payload, readable)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from nbmr import message, shared, topology
+from nbmr import compression, message, shared, topology
 from nbmr.blobfile import BlobGone
 from nbmr.broker import Broker, Delivery, NotFound
 from nbmr.errors import BrokerError, ProtocolError
@@ -172,6 +172,8 @@ class _Log:
             ):
                 return set()
             entry.expect("result", "chunk", job=self._job)
+            if not entry.readable:
+                raise BrokerError(f"a result of job {self._job} can't be read: {compression.NEEDED}")
         except ProtocolError as exc:
             self._on_rejected(exc)
             return set()

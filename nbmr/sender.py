@@ -13,6 +13,7 @@ from typing import Any
 from nbmr import codec, message, registry, shared, topology, versions
 from nbmr.apart import Apart
 from nbmr.broker import Body, Broker
+from nbmr.compression import Compressor
 from nbmr.errors import BrokerError, BrokerUnreachable
 from nbmr.joblog import JobLog
 from nbmr.signing import Signer
@@ -59,6 +60,8 @@ class Sender:
     blobs: list[topology.Queue] = field(default_factory=list)
     #: The folder of its payloads in shared memory; empty if they travel in messages.
     shared: str = ""
+    #: What compresses its payloads, if anything does.
+    compressor: Compressor | None = None
     _sent: int = 0
     #: What tasks say of the function.
     _function_fields: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -224,7 +227,10 @@ class Sender:
         for chunk in codec.cut(codec.pieces(buffers), topology.CHUNK_BYTES):
             if self.log.ended:
                 break
-            body = message.seal_raw(self.signer, "blob", chunk, job=self.log.job, name=name, offset=offset)
+            body = message.seal_raw(
+                self.signer, "blob", chunk, job=self.log.job, compressor=self.compressor, name=name,
+                offset=offset,
+            )  # fmt: skip
             waiting.append(self.broker.append(stream, body))
             self.log.bytes_sent += sum(map(len, body))
             offset += sum(map(len, chunk))
@@ -251,6 +257,7 @@ class Sender:
             job=self.log.job,
             task=number,
             buffers=[*inline, *buffers],
+            compressor=self.compressor,
             start=task.start,
             count=task.count,
             rows=task.rows,

@@ -11,10 +11,11 @@ from concurrent.futures import wait
 from types import TracebackType
 from typing import Any, Self
 
-from nbmr import config, listing, node, pools, registry, shared, topology
+from nbmr import compression, config, listing, node, pools, registry, shared, topology
 from nbmr.broker import Broker, Consumer, NotFound, connect
 from nbmr.cell import Cell, Once
 from nbmr.chaining import JobSource
+from nbmr.compression import Compressor
 from nbmr.errors import (
     BrokerError,
     BrokerUnreachable,
@@ -149,10 +150,30 @@ class Session:
         if isinstance(source, JobSource):
             job.sources.append(source.job)
         sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
+        sender.compressor = self._compressor(queue)
         if not source.lazy:
             job.stall.send_again = sender.send_again
         self._begin(job, stream, sender)
         return job, sender.run
+
+    def _compressor(self, queue: str) -> Compressor | None:
+        """Return what compresses a job's payloads; None where there is no network between."""
+        mode = self.settings.compression
+        if self.settings.node or mode == "none" or compression.library() is None:
+            return None
+        if mode == "auto" and self._broker.is_local:
+            return None
+        return Compressor(
+            always=mode == "zstd", rate=lambda: self._broker.rate, readable=lambda: self._can_read(queue)
+        )
+
+    def _can_read(self, queue: str) -> bool:
+        """Whether all workers of a queue, as far as they answer, can read what is compressed."""
+        try:
+            seen = self.roster.look(_LOOK_SECONDS, expected=self.slots(queue) or 1, queue=queue)
+        except BrokerError:
+            return False
+        return bool(seen) and all("zstandard" in worker.versions for worker in seen)
 
     def _source(self, data: Any, partitions: int | None, slots: int, *, singly: bool, merges: bool) -> Source:
         """Return the data of a call; as for `source_of`, or a job, or what is made of one."""

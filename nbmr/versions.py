@@ -26,12 +26,14 @@ from nbmr.version import __version__
 
 #: How many leading numbers of a version have to agree.
 _AGREE = {"python": 2, "pandas": 1, "numpy": 1, "cloudpickle": 1, "nbmr": 2}
+#: Packages of which the other side is to know whether they are here: see `nbmr.compression`.
+_KNOWN = ("zstandard",)
 
 
 @lru_cache(maxsize=1)
 def _versions() -> tuple[tuple[str, str], ...]:
     found = {"python": platform.python_version(), "nbmr": __version__}
-    for name in [name for name in _AGREE if name not in found]:
+    for name in [name for name in (*_AGREE, *_KNOWN) if name not in found]:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import socket
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pika
+import psutil
 
 from nbmr.errors import ConfigError
 
@@ -61,6 +64,16 @@ class Address:
             stack_timeout=2 * CONNECT_SECONDS,
             client_properties={"connection_name": connection_name, "product": "nbmr"},
         )
+
+
+def is_here(host: str) -> bool:
+    """Whether a host's name or address leads to this host, by whatever network."""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:  # not now
+        return False
+    ours = {own.address for owns in psutil.net_if_addrs().values() for own in owns}
+    return all(ipaddress.ip_address(address).is_loopback or address in ours for address in map(str, found))
 
 
 def parse(url: str) -> tuple[Address, ...]:

@@ -6,6 +6,7 @@ connections that publish while it is short of memory or disk, and acknowledgemen
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import threading
@@ -96,6 +97,16 @@ class Broker:
     def generation(self) -> int:
         """How often it was connected to, to read from."""
         return self._consuming.generation
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes a second that it takes, when it was measured last; None before that."""
+        return self._publishing.rate
+
+    @functools.cached_property
+    def is_local(self) -> bool:
+        """Whether it is on this host."""
+        return self._publishing.is_local
 
     @property
     def version(self) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pika.adapters.select_connection import IOLoop
 
-from nbmr.broker.address import Address
+from nbmr.broker.address import Address, is_here
 from nbmr.broker.calls import Call, Calls, Operation
 from nbmr.broker.connection import Connection
 from nbmr.broker.consumer import Consumer
@@ -110,6 +110,16 @@ class Link:
     def idle(self) -> bool:
         """Whether everything that was published is confirmed."""
         return self._publisher.idle
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes a second that were published and confirmed, when it was measured last."""
+        return self._publisher.rate
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all hosts are this one."""
+        return all(is_here(address.host) for address in self._addresses)
 
     @property
     def trouble(self) -> str:

@@ -19,6 +19,8 @@ from nbmr.errors import BrokerError
 
 #: Bytes that may wait for their confirmation; whoever publishes more waits.
 WINDOW_BYTES = 16 << 20
+#: Bytes on their way in one go from which on it is measured how many a second go.
+_MEASURED_BYTES = 4 << 20
 #: Seconds after a reconnect in which a queue that isn't there may still be on its way back.
 RECOVERY_SECONDS = 10.0
 #: How often a message is sent again that RabbitMQ could not store.
@@ -72,6 +74,10 @@ class Publisher:
         #: Not stored, or not routed, and to be sent again in a moment.
         self._resting: list[Outgoing] = []
         self._held = 0
+        #: Since when something has been on its way, by the monotonic clock, and how many bytes went since.
+        self._begun, self._gone = 0.0, 0
+        #: Bytes a second that went, when it was measured last; None before that.
+        self.rate: float | None = None
         self._sent = 0
         self._recovering_until = 0.0
         self._patience = Patience()
@@ -89,6 +95,8 @@ class Publisher:
 
     def add(self, message: Outgoing) -> None:
         """Take a message; `flush` sends it."""
+        if not self._held:
+            self._begun, self._gone = time.monotonic(), 0
         self._held += message.size
         self._outbox.append(message)
 
@@ -210,6 +218,9 @@ class Publisher:
     def _settle(self, message: Outgoing, error: BrokerError | None = None) -> None:
         with self._changed:
             self._held -= message.size
+            self._gone += message.size
+            if self._gone >= _MEASURED_BYTES:
+                self.rate = self._gone / max(time.monotonic() - self._begun, 1e-9)
             self._changed.notify_all()
         message.body = []
         if error:

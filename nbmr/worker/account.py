@@ -141,8 +141,8 @@ class Account:
                     guard.stop_sending()
                 chunk = guard.receive(min(topology.CHUNK_BYTES, size - offset))
                 sealed = message.seal_raw(
-                    worker.signer, "chunk", [chunk], job=task.job, task=task.task, run=who["run"],
-                    offset=offset, total=size,
+                    worker.signer, "chunk", [chunk], job=task.job, task=task.task,
+                    compressor=worker.compressor(task), run=who["run"], offset=offset, total=size,
                 )  # fmt: skip
                 stored.append(worker.broker.append(log, sealed))
             for chunk_stored in stored:  # the result counts only with all of them
@@ -157,4 +157,7 @@ class Account:
         if not self.clean:
             given = worker.inputs.log(task)
             fields |= {"rows": task.fields["rows"], "output": guard.last_output, "input": given}
-        return message.seal_raw(worker.signer, "result", [body], job=task.job, task=task.task, **fields)
+        return message.seal_raw(
+            worker.signer, "result", [body], job=task.job, task=task.task,
+            compressor=worker.compressor(task), **fields,
+        )  # fmt: skip

@@ -65,7 +65,7 @@ class Inputs:
         """
         with self._lock:
             logged = self._logged.pop(task.job, 0)
-            fits = logged + len(task.payload) <= self._most
+            fits = task.readable and logged + len(task.payload) <= self._most
             self._logged[task.job] = logged + len(task.payload) * fits
             if len(self._logged) > _REMEMBERED:
                 self._logged.popitem(last=False)

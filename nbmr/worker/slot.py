@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nbmr import shared, topology, versions
+from nbmr import compression, shared, topology, versions
 from nbmr.blobfile import BlobGone
 from nbmr.broker import Body, Consumer, Delivery, DeliveryExpired
 from nbmr.errors import BrokerError, ProtocolError
@@ -353,6 +353,8 @@ class Slot(threading.Thread):
         fields = task.fields
         files: list[int] = []
         try:
+            if not task.readable:
+                raise Unfit(f"its data can't be read: {compression.NEEDED}")
             open_blobs(self._worker, task, files)
             header = {name: fields[name] for name in _FOR_CHILD} | {
                 "results": open_results(self._worker, task, files),

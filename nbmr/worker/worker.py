@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbmr import message, topology
+from nbmr import compression, message, topology
 from nbmr.broker import SETTLE_SECONDS, Broker, Delivery, connect
+from nbmr.compression import Compressor
 from nbmr.errors import BrokerError, BrokerUnreachable, ConfigError, ProtocolError, WorkerError
 from nbmr.keycheck import check_key
 from nbmr.message import Message
@@ -133,6 +134,10 @@ class Worker:
         self.blobs = Blobs(self.broker, self.signer, self.rejects.note)
         self.results = Results(self.broker, self.signer, self.rejects.note)
         self.inputs = Inputs(self.broker, self.signer)
+        self._compressor: Compressor | None = None
+        mode = "none" if options.node else compression.mode()
+        if mode == "zstd" or (mode == "auto" and not self.broker.is_local):
+            self._compressor = Compressor(always=mode == "zstd", rate=lambda: self.broker.rate)
         self._janitor = Janitor(self.broker, self.signer, options.node, self.blobs.keep_of)
         self.slots = [Slot(self, number) for number in range(options.slots)]
         self._teller = Teller(self)
@@ -324,6 +329,10 @@ class Worker:
             if len(self._alive) > _REMEMBERED:
                 self._alive.popitem(last=False)
         return True
+
+    def compressor(self, task: Message) -> Compressor | None:
+        """Return what compresses the results of a task; None if they travel as they are."""
+        return self._compressor if "zstandard" in task.fields["versions"] else None
 
     def log(self, task: Message, kind: str, **fields: Any) -> None:
         """Note something about a task in its job's log; not worth waiting for."""

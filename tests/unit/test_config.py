@@ -135,7 +135,7 @@ def test_a_key_file_of_another_user_is_refused(key_file, monkeypatch):
 
 
 def test_no_representation_shows_secrets():
-    assert repr(Settings(URL, KEY, "/data")) == "Settings(node='/data', job_ttl=86400.0)"
+    assert repr(Settings(URL, KEY, "/data")) == "Settings(node='/data', job_ttl=86400.0, compression='auto')"
 
 
 def test_settings_do_not_travel():
