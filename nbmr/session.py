@@ -40,6 +40,8 @@ from nbmr.tasks import Call, Source, source_of
 _COUNT_SECONDS = 1.0
 #: Seconds that workers have to answer which are known to be there.
 _LOOK_SECONDS = 5.0
+#: Seconds that workers have to tell what they can read, and for which that is good.
+_ASK_SECONDS, _READ_SECONDS = 1.0, 10.0
 #: Seconds that RabbitMQ has to answer at the start of a job, and while one is waited for.
 _START_SECONDS, _ANSWER_SECONDS = 30.0, 3.0
 #: Slots to cut for where no worker is seen yet.
@@ -64,6 +66,8 @@ class Session:
         self._signer = Signer(self.settings.key)
         self._presence = Presence(self.settings.node, "clients").hold() if self.settings.node else None
         self._counts: dict[str, tuple[float, int, int]] = {}
+        #: For each queue, when its workers were asked, and whether they can read what is compressed.
+        self._readers: dict[str, tuple[float, bool]] = {}
         self._watch: Consumer | None = None
         self._key_in_doubt = False
         self._closed = False
@@ -169,11 +173,16 @@ class Session:
 
     def _can_read(self, queue: str) -> bool:
         """Whether all workers of a queue, as far as they answer, can read what is compressed."""
+        known = self._readers.get(queue)
+        if known and time.monotonic() - known[0] < _READ_SECONDS:
+            return known[1]
         try:
-            seen = self.roster.look(_LOOK_SECONDS, expected=self.slots(queue) or 1, queue=queue)
+            seen = self.roster.look(_ASK_SECONDS, expected=self.slots(queue) or 1, queue=queue)
         except BrokerError:
             return False
-        return bool(seen) and all("zstandard" in worker.versions for worker in seen)
+        can = bool(seen) and all("zstandard" in worker.versions for worker in seen)
+        self._readers[queue] = time.monotonic(), can
+        return can
 
     def _source(self, data: Any, partitions: int | None, slots: int, *, singly: bool, merges: bool) -> Source:
         """Return the data of a call; as for `source_of`, or a job, or what is made of one."""

@@ -21,7 +21,7 @@ GRACE_SECONDS = 0.5
 #: Seconds between two looks at a running child's memory.
 MEMORY_SECONDS = 0.2
 #: Seconds that a task may take without anybody being told that it was begun.
-SHORT_SECONDS = 0.1
+SHORT_SECONDS = 0.01
 #: Seconds before each new attempt to start a child: its fork server may have been killed just now.
 _START_AGAIN = (0.05, 0.2, 0.5)
 
