@@ -106,7 +106,7 @@ def test_what_cannot_be_sent_leaves_no_stream(fresh, server, used):
     assert topology.job_log(used[0].job).name not in streams(server)
 
 
-def test_a_long_log_is_not_used_again(fresh, used, monkeypatch):
+def test_a_long_log_is_not_used_again(fresh, used, in_messages, monkeypatch):
     monkeypatch.setattr(logstreams, "_MOST_BYTES", 1 << 20)
     noise = secrets.token_bytes(200_000)
     for _ in range(8):  # each result is a message of 0.2 MB

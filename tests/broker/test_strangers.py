@@ -30,7 +30,7 @@ def workers(client, queue):
 
 
 @pytest.fixture
-def running(client, queue, workers, tmp_path, eventually):
+def running(client, queue, workers, tmp_path, eventually, in_messages):
     """A genuine job, with a large function (a blob), one of whose tasks runs until it is told to end."""
     gate, table = tmp_path / "gate", os.urandom(200_000)
     expected = [table[i] for i in range(60)]
