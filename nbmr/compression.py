@@ -85,8 +85,6 @@ class Compressor:
         self._always, self._rate, self._readable = always, rate, readable
         self._lock = threading.Lock()
         self._may: bool | None = None
-        #: Bytes of payloads that were compressed, and what they became.
-        self.taken = self.given = 0
 
     def pack(self, parts: Sequence[Buffer]) -> bytes | None:
         """Compress a payload.
@@ -115,11 +113,7 @@ class Compressor:
             return None
         packer = zstd.ZstdCompressor(level=_LEVEL).compressobj(size=size)
         packed = b"".join([*map(packer.compress, views), packer.flush()])
-        if len(packed) >= size:
-            return None
-        with self._lock:
-            self.taken, self.given = self.taken + size, self.given + len(packed)
-        return packed
+        return packed if len(packed) < size else None
 
     def _saves(self, zstd: Any, view: memoryview) -> bool:
         """Whether a payload is there sooner if it is compressed, as a sample from its middle tells."""

@@ -445,8 +445,9 @@ class Session:
             self._roster.close()
         if self._watch:
             self._watch.close()
-        if hasattr(self, "_broker"):
+        if hasattr(self, "_streams"):
             self._streams.close()
+        if hasattr(self, "_broker"):
             self._broker.release()
         if self._presence:
             self._presence.release()
