@@ -246,12 +246,16 @@ class FrameSource(Source):
             number += count
 
     def _count(self, left: int, pace: _Pace) -> int:
-        """Return how many partitions make the next task: two thirds of a slot's share of what is left."""
+        """Return how many partitions make the next task: two thirds of a slot's share of what is left.
+
+        Where that is short work, it needs no balance, and is all of it.
+        """
         seconds = pace.seconds(self._slots)
         if seconds is None:
             return 1
         if not self._round:
-            share = -(-2 * left // (3 * self._slots))
+            short = left * seconds <= _MERGED_SECONDS * self._slots
+            share = -(-left // self._slots) if short else -(-2 * left // (3 * self._slots))
             self._size = max(1, min(share, self._most, int(_MERGED_SECONDS / max(seconds, 1e-6))))
             self._round = self._slots
         self._round -= 1

@@ -432,3 +432,19 @@ def test_a_task_without_a_log_is_dropped(client, tmp_path, eventually):
     tasks = topology.task_queue("default")
     eventually(lambda: client._broker.count(tasks)[0] == 0)
     assert len(lines(ran)) <= 4
+
+
+def test_of_several_partitions_in_one_task_the_one_that_failed_is_told(client):
+    df = pd.DataFrame({"a": range(1600)}, index=[f"row{n}" for n in range(1600)])
+    client.map(df.head(16), len)  # the workers have what they need
+    job = client.submit(df, lambda part: len(part) // (part.a.iloc[0] not in (1200, 1300)), on_error="keep")
+    with pytest.warns(RuntimeWarning, match="2 of 16 failed"):
+        assert list(job.result(60)) == [100] * 14
+    assert len(job.log.outcomes) < 16  # they were short, and not a task each
+    failures = sorted(job.failures, key=lambda failure: failure.number)
+    assert [failure.number for failure in failures] == [12, 13]
+    assert [failure.rows for failure in failures] == [("'row1200'", "'row1299'"), ("'row1300'", "'row1399'")]
+    assert failures[1].partition.equals(df.iloc[1300:1400])
+    with pytest.raises(ZeroDivisionError):
+        failures[1].replay()
+    job.forget()

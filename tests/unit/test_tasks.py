@@ -265,3 +265,62 @@ def test_what_cannot_travel():
 
     with pytest.raises(PickleError, match="lock"):
         Call.encode(len, (threading.Lock(),), {})
+
+
+# ---------------------------------------------------------------- partitions that turn out to be short
+
+
+def partitions(seconds, data=None, slots=2, partitions=None, **options):
+    """Cut a frame; how long a partition takes is learnt when every slot has one."""
+    data = pd.DataFrame({"a": range(1_600)}) if data is None else data
+    answers = itertools.chain([None] * slots, itertools.repeat(seconds))
+    source = source_of(data, partitions, slots, merges=True, **options)
+    found = list(source.tasks(lambda: next(answers)))
+    assert_frame_equal(pd.concat(items(found)), data)
+    assert [task.start for task in found] == [0, *itertools.accumulate(task.count for task in found)][:-1]
+    return [task.count for task in found]
+
+
+def test_short_partitions_make_one_task():
+    assert partitions(0.001) == [1, 1, 7, 7]  # a quarter of a second: that needs no balance
+    assert partitions(0.03) == [1, 1, 7, 7]
+    assert partitions(0.05) == [1, 1, 5, 5, 2, 2]
+    assert partitions(0.1) == [1, 1, *[2] * 6, 1, 1]  # a quarter of a second together
+    assert partitions(0.02, slots=8) == [*[1] * 8, *[7] * 8]
+
+
+@pytest.mark.parametrize("seconds", [None, 0.2, 10.0])
+def test_others_are_a_task_each(seconds):
+    assert partitions(seconds) == [1] * 16
+
+
+def test_partitions_are_a_task_each_where_it_was_said_how_many_and_where_each_may_take_only_so_long():
+    assert partitions(0.001, partitions=16) == [1] * 16
+    assert partitions(0.001, singly=True) == [1] * 16
+    df = pd.DataFrame({"a": range(1_600)})
+    assert [task.count for task in source_of(df, None, 2).tasks(lambda: 0.001)] == [1] * 16
+
+
+def test_large_partitions_are_a_task_each():
+    assert max(partitions(0.001, pd.DataFrame(np.zeros((100_000, 20))))) <= 4  # of 1 MB
+    assert set(partitions(0.001, pd.DataFrame(np.zeros((100_000, 100))))) == {1}
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_few_rows(rows):
+    df = pd.DataFrame({"a": np.arange(rows)})
+    assert sum(task.count for task in source_of(df, None, 2, merges=True).tasks(lambda: 0.001)) == max(
+        rows, 1
+    )
+
+
+def test_a_task_of_several_partitions_is_cut_again_as_it_was():
+    source = source_of(
+        pd.DataFrame({"a": range(1_600)}, index=[f"r{n}" for n in range(1_600)]), None, 2, merges=True
+    )
+    for number, task in enumerate(source.tasks(lambda: 0.001)):
+        again = source.again(number, task.start, task.count)
+        assert (again.start, again.rows) == (task.start, task.rows)
+        assert len(task.rows) == 2 * task.count
+        for one, other in zip(task.units, again.units, strict=True):
+            assert_frame_equal(one, other)
