@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import wait
 
 from nbmr import registry, topology
 from nbmr.broker import Broker, Consumer, Delivery
@@ -31,6 +32,8 @@ KEEP_SECONDS, SPARE_SECONDS = 5.0, 20.0
 _MOST_BYTES = 4 << 20
 #: Streams that are kept at once: jobs may run in several threads.
 _MOST_STREAMS = 4
+#: Seconds that RabbitMQ has to store that a stream is kept.
+_REGISTER_SECONDS = 1.0
 #: Seconds that RabbitMQ has to delete them when the process ends.
 _PATIENCE = 2.0
 
@@ -151,9 +154,11 @@ class LogStreams:
         before, after = stream.job, topology.next_job(stream.job)
         spare = registry.registration(after, "", "", SPARE_SECONDS, spare=True, replaces=before)
         try:
-            registry.register(self._broker, self._signer, spare)
+            registered = registry.register(self._broker, self._signer, spare)
         except BrokerError:  # closed
             return False
+        # if this process is killed right behind this, nobody is to take the job for one that is wanted
+        wait([registered], _REGISTER_SECONDS)
         stream.job, stream.kept = after, True
         with self._lock:
             self._kept.append((stream, time.monotonic(), self._broker.generation))

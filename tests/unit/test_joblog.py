@@ -142,20 +142,24 @@ def test_who_does_what(log):
     assert log.progress().workers == {"a", "b", "w"}
 
 
-def test_of_a_short_result_little_is_kept_but_itself(log):
+def test_of_a_short_result_little_is_kept_but_itself():
     """And not the message that it came in, which is ten times as long."""
     count = 200
-    gc.collect()
-    tracemalloc.start()
-    try:
-        for task in range(count):
-            result(log, task, [task])
+    held = []
+    for _ in range(3):  # other threads of this process may allocate something meanwhile, but not each time
+        log = JobLog("j", KEY)
+        tell(log, "opened", units=2, on_error="raise")
         gc.collect()
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert [outcome.values() for outcome in log.outcomes.values()] == [[task] for task in range(count)]
-    assert held / count < 600
+        tracemalloc.start()
+        try:
+            for task in range(count):
+                result(log, task, [task])
+            gc.collect()
+            held.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+        assert [outcome.values() for outcome in log.outcomes.values()] == [[task] for task in range(count)]
+    assert min(held) / count < 600
 
 
 def test_of_a_result_in_many_buffers_nothing_outlives_its_job(log):
