@@ -299,8 +299,8 @@ class Session:
                 self._broker.declare(topology.job_log(job.id))
                 while not self._broker.trouble and not wait([registered], 0.1).done:
                     pass  # what is registered can be found and deleted, whatever happens to this process
+            job.follow()  # before anything is written: a stream that was kept is being read already
             sender.open()
-            job.follow()
             if self.settings.node and not self.slots(job.queue):
                 pools.ensure(self.settings, job.queue)
         except BaseException:
