@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import nbmr
-from nbmr import logstreams, topology
+from nbmr import logstreams, sender, topology
 from nbmr.errors import JobNotFound, TaskError
 from nbmr.logstreams import LogStream
 
@@ -222,3 +222,21 @@ def test_the_ids_of_jobs_in_one_stream():
     assert topology.share_log("ab12", "ab12-2")
     assert not topology.share_log("ab12", "ab12")
     assert not topology.share_log("ab12-2", "ab13-2")
+
+
+def test_a_job_reads_its_log_from_its_first_entry_on(fresh, used, monkeypatch):
+    opening = sender.Sender.open
+
+    def slowly(self: Any) -> None:
+        opening(self)
+        time.sleep(0.05)  # so that it is read before anything else is done
+
+    monkeypatch.setattr(sender.Sender, "open", slowly)
+    for start in range(3):
+        job, send = fresh.start([start], lambda x: x, (), {}, brief=True)
+        job.send(send)
+        assert job.take() == [start]
+        assert job.log.opened_at
+        assert job.log.about["units"] == 1
+        job.forget()
+    assert len(set(map(id, used))) == 1
