@@ -416,7 +416,8 @@ def test_a_place_that_is_wrong_costs_time_only(client, chain, monkeypatch):
 def test_many_results_are_read_at_once(client, chain, monkeypatch):
     """By one subscription where they lie together in the log, and by few elsewhere."""
     want = [bytes([x]) * (9_000_000 if x == 7 else x) for x in range(60)]
-    job = chain(range(60), lambda x: bytes([x]) * (9_000_000 if x == 7 else x), partitions=60)
+    # with a limit for each, they are a task each
+    job = chain(range(60), lambda x: bytes([x]) * (9_000_000 if x == 7 else x), partitions=60, timeout=60)
     assert job.result() == want
     found = client.attach(job.id)
     found.wait()
