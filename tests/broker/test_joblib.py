@@ -399,7 +399,8 @@ def test_workers_let_go_of_what_was_shared(client, jobs, eventually):
         return [name for name in names if jobs[0].id in name]
 
     array = np.full(500_000, 3.25)  # no other test's, which a worker might still hold
-    running = Parallel(return_as="generator", batch_size=1)(delayed(len)(array) for _ in range(4))
+    slowly = delayed(lambda array, number: time.sleep(number > 0) or len(array))  # all but the first one
+    running = Parallel(return_as="generator", batch_size=1)(slowly(array, number) for number in range(4))
     first, found = next(running), held()
     assert [first, *running] == [array.size] * 4
     assert found  # a worker had the file open, in shared memory
