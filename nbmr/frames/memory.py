@@ -16,6 +16,7 @@ import queue
 import threading
 import time
 import weakref
+from collections import deque
 from typing import Any, Literal
 
 import numpy as np
@@ -30,13 +31,16 @@ _LEAST_BYTES = 4 << 20
 
 
 class _Pool:
-    """Pieces that are kept; what the last user of one lets go comes in through a queue.
+    """Pieces that are kept.
 
-    An array may end anywhere, also while its thread holds a lock: ``SimpleQueue.put`` is made for that.
+    An array may end anywhere, also while its thread holds the lock: so what is let go lies ready until
+    somebody has the lock. ``deque.append`` and ``SimpleQueue.put`` can be called there.
     """
 
     def __init__(self) -> None:
-        self._returned: queue.SimpleQueue[tuple[mmap.mmap, float]] = queue.SimpleQueue()
+        #: Pieces that were let go, and when, by the monotonic clock; and what wakes the thread for each.
+        self._returned: deque[tuple[mmap.mmap, float]] = deque()
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         #: The pieces, and since when each is kept, by the monotonic clock; oldest first.
         self._kept: list[tuple[mmap.mmap, float]] = []
@@ -48,9 +52,7 @@ class _Pool:
             if self._sweeper is None:
                 self._sweeper = threading.Thread(target=self._sweep, name="nbmr memory", daemon=True)
                 self._sweeper.start()
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._keep(*self._returned.get_nowait())
+            self._collect()
             fitting = [piece for piece, _ in self._kept if size <= len(piece) <= 2 * size]
             if fitting:
                 best = min(fitting, key=len)
@@ -61,10 +63,13 @@ class _Pool:
 
     def let_go(self, piece: mmap.mmap) -> None:
         """Take a piece back that nobody uses any more."""
-        self._returned.put((piece, time.monotonic()))
+        self._returned.append((piece, time.monotonic()))
+        self._wake.put(None)
 
-    def _keep(self, piece: mmap.mmap, since: float) -> None:
-        self._kept.append((piece, since))
+    def _collect(self) -> None:
+        """Keep what was let go; with the lock held."""
+        while self._returned:
+            self._kept.append(self._returned.popleft())
         most = min(_MOST_BYTES, psutil.virtual_memory().available // _SHARE)
         while sum(len(kept) for kept, _ in self._kept) > most:
             self._kept.pop(0)  # unmapped, since nobody has it
@@ -73,14 +78,12 @@ class _Pool:
         """Unmap pieces that were kept for long; in a thread of its own."""
         while True:
             with self._lock:
+                self._collect()
                 now = time.monotonic()
                 self._kept = [kept for kept in self._kept if now - kept[1] < KEEP_SECONDS]
                 due = self._kept[0][1] + KEEP_SECONDS - now if self._kept else None
             with contextlib.suppress(queue.Empty):
-                returned = self._returned.get(timeout=due)
-                with self._lock:
-                    self._keep(*returned)
-                del returned  # or else it would stay as long as nothing else comes
+                self._wake.get(timeout=due)
 
 
 _pool = _Pool()

@@ -32,7 +32,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def kept(pool: Any, count: int) -> None:
     """Wait until so many pieces are kept."""
     until = time.monotonic() + 10
-    while len(pool._kept) != count or not pool._returned.empty():
+    while len(pool._kept) != count or pool._returned:
         assert time.monotonic() < until
         time.sleep(0.01)
 
