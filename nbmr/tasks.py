@@ -16,6 +16,7 @@ from typing import Any
 from nbmr import codec, frames
 from nbmr.errors import ConfigError
 from nbmr.filelist import Files
+from nbmr.pace import Pace
 
 #: Bytes that a batch of items should not exceed.
 _BATCH_BYTES = 1 << 20
@@ -35,8 +36,6 @@ _MERGED_SECONDS, _MERGED_BYTES = 0.25, 4 << 20
 _TASK_SECONDS = 1e-3
 #: Seconds of work for each slot that are cut no further.
 _SHORT_SECONDS = 0.01
-#: Seconds for which to wait for the first result, to learn how long an item takes.
-_LEARN_SECONDS = 0.05
 #: Slots to cut for when few are seen: workers may join late.
 _FEWEST_SLOTS = 4
 
@@ -188,34 +187,6 @@ def source_of(
     return ItemSource(data, partitions, slots, singly=singly, merges=merges)
 
 
-class _Pace:
-    """How long a unit takes, for who cuts tasks as they are sent.
-
-    Parameters
-    ----------
-    seconds_per_unit
-        Tells how long a unit takes, once that is known.
-    """
-
-    def __init__(self, seconds_per_unit: Callable[[], float | None]) -> None:
-        self._seconds_per_unit = seconds_per_unit
-        self._asked = 0
-
-    def seconds(self, behind: int) -> float | None:
-        """Return how long a unit takes, if it is known; to be asked before each task.
-
-        Waits for a moment, once, where so many tasks were sent.
-        """
-        self._asked += 1
-        seconds = self._seconds_per_unit()
-        if seconds is None and self._asked == behind + 1:
-            until, pause = time.monotonic() + _LEARN_SECONDS, _LEARN_SECONDS / 400
-            while (seconds := self._seconds_per_unit()) is None and time.monotonic() < until:
-                time.sleep(pause)
-                pause = min(1.5 * pause, _LEARN_SECONDS / 25)
-        return seconds
-
-
 class FrameSource(Source):
     """The partitions of a frame or series; parameters as for `source_of`.
 
@@ -239,13 +210,13 @@ class FrameSource(Source):
 
     def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
         """Cut the frame."""
-        number, pace = 0, _Pace(seconds_per_unit)
+        number, pace = 0, Pace(seconds_per_unit)
         while number < len(self._bounds):
             count = self._count(len(self._bounds) - number, pace) if self._most > 1 else 1
             yield self.again(number, number, count)
             number += count
 
-    def _count(self, left: int, pace: _Pace) -> int:
+    def _count(self, left: int, pace: Pace) -> int:
         """Return how many partitions make the next task: two thirds of a slot's share of what is left.
 
         Where that is short work, it needs no balance, and is all of it.
@@ -297,7 +268,7 @@ class ItemSource(Source):
         elif self.lazy:
             yield from self._batches(lambda _sent: self._size_by_time(seconds_per_unit()))
         else:
-            pace = _Pace(seconds_per_unit)
+            pace = Pace(seconds_per_unit)
             yield from self._batches(lambda sent: self._guided(sent, pace))
 
     def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - the items tell
@@ -307,7 +278,7 @@ class ItemSource(Source):
     def _parts(self, count: int, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task]:
         """Cut the items into so many parts; several make one task where they are very short."""
         cuts = [len(self._data) * i // count for i in range(count + 1)] if count else [0]
-        number, pace = 0, _Pace(seconds_per_unit)
+        number, pace = 0, Pace(seconds_per_unit)
         while number < count:
             most = self._short_parts(number, count, pace) if self._merges else 1
             units = list(self._data[cuts[number] : cuts[number + 1]])
@@ -322,7 +293,7 @@ class ItemSource(Source):
             yield Task(cuts[number], units)
             number = end
 
-    def _short_parts(self, sent: int, count: int, pace: _Pace) -> int:
+    def _short_parts(self, sent: int, count: int, pace: Pace) -> int:
         """Return how many of the parts that are left make the next task: one, unless they are very short.
 
         As with `_guided`, a task gets no large share of what is left: what comes may take longer.
@@ -334,7 +305,7 @@ class ItemSource(Source):
         guided = max(left // (8 * self._slots), min(int(_TASK_SECONDS / each), left // (4 * self._seen)))
         return max(1, min(guided, int(_TOGETHER_SECONDS / each), _BATCH_ITEMS * count // len(self._data)))
 
-    def _guided(self, sent: int, pace: _Pace) -> int:
+    def _guided(self, sent: int, pace: Pace) -> int:
         """Guided self-scheduling (Polychronopoulos & Kuck, 1987): large batches first, single items last.
 
         Once it is known how long an item takes, batches of short ones are larger: each costs the same. Where
