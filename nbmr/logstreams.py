@@ -158,7 +158,9 @@ class LogStreams:
         except BrokerError:  # closed
             return False
         # if this process is killed right behind this, nobody is to take the job for one that is wanted
-        wait([registered], _REGISTER_SECONDS)
+        stored = wait([registered], _REGISTER_SECONDS).done
+        if not stored or registered.exception() or not registered.result():
+            return False
         stream.job, stream.kept = after, True
         with self._lock:
             self._kept.append((stream, time.monotonic(), self._broker.generation))

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -240,3 +241,26 @@ def test_a_job_reads_its_log_from_its_first_entry_on(fresh, used, monkeypatch):
         assert job.log.about["units"] == 1
         job.forget()
     assert len(set(map(id, used))) == 1
+
+
+@pytest.mark.parametrize("outcome", [None, False, nbmr.BrokerError("refused")])
+def test_a_stream_whose_registration_is_not_stored_is_deleted(fresh, server, used, monkeypatch, outcome):
+    """By a RabbitMQ that doesn't answer, has no registry any more, or refuses it."""
+    monkeypatch.setattr(logstreams, "_REGISTER_SECONDS", 0.1)
+    register = logstreams.registry.register
+
+    def unstored(broker: Any, signer: Any, entry: Any) -> Any:
+        if not entry.spare:
+            return register(broker, signer, entry)
+        answer: Future[bool] = Future()
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
+        elif outcome is not None:
+            answer.set_result(outcome)
+        return answer
+
+    monkeypatch.setattr(logstreams.registry, "register", unstored)
+    assert fresh.map([1], str) == ["1"]
+    assert topology.job_log(used[0].job).name not in streams(server)
+    assert fresh.map([2], str) == ["2"]
+    assert used[1] is not used[0]
