@@ -109,8 +109,9 @@ def test_not_where_the_broker_is_on_this_host(named, client, queue, monkeypatch)
 
 def test_how_much_the_network_takes_is_measured(named, queue):
     with nbmr.Client(named.url, named.key) as client, client.workers(1, queue=queue):
-        noise = np.random.default_rng(0).random((1_000_000, 2))
-        assert client.map(pd.DataFrame(noise), len, partitions=4, queue=queue, gather="list") == [250_000] * 4
+        # Each message alone is large enough: RabbitMQ may have one before the next is made.
+        noise = np.random.default_rng(0).random((2_000_000, 2))
+        assert client.map(pd.DataFrame(noise), len, partitions=4, queue=queue, gather="list") == [500_000] * 4
         assert 1e6 < client._broker.rate < 1e11
 
 
