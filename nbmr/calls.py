@@ -68,6 +68,7 @@ class Calls(Source):
     """
 
     lazy = True
+    begun_after = 0.01  # as a future's `running` tells
 
     def __init__(self, *, singly: bool, most: int | None = None, shares_from: int | None = None) -> None:
         self._singly, self._most, self.shares_from = singly, most, shares_from

@@ -184,7 +184,7 @@ KINDS: dict[str, tuple[dict[str, Check], dict[str, Check]]] = {
             "versions": _versions,
             "function": _text,
         },
-        _DATA | {"name": _text, "to": _or_none(_to), "shared": _text},
+        _DATA | {"name": _text, "to": _or_none(_to), "shared": _text, "begun_after": number},
     ),
     "input": (_INPUT, _DATA),
     "blob": ({"name": name, "offset": whole}, {}),

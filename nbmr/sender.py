@@ -243,6 +243,8 @@ class Sender:
         apart, buffers = self._apart.split(buffers) if self._apart and buffers else ([], buffers)
         inline: list[codec.Buffer] = [] if function["function_blob"] else list(self.call.buffers)
         fields: dict[str, Any] = {"inline": len(inline), "data_blob": None, "data_layout": []}
+        if self.source.begun_after is not None:
+            fields["begun_after"] = self.source.begun_after
         lies = self._share(f"data{number}{suffix}", buffers)
         size = sum(memoryview(buffer).nbytes for buffer in buffers)
         if lies is None and size > topology.MESSAGE_BYTES - topology.INLINE_BYTES:

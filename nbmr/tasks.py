@@ -101,6 +101,8 @@ class Source:
     library = "pandas"
     #: Whether it can be read only once.
     lazy = False
+    #: Seconds that a task may take without its job being told that it was begun; None for the usual ones.
+    begun_after: float | None = None
     #: How many units there are; None while that isn't known.
     units: int | None = None
     #: What its job's log is to say of it from the beginning on; see `nbmr.schema`.

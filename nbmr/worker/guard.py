@@ -20,8 +20,6 @@ from nbmr.worker.process import Child
 GRACE_SECONDS = 0.5
 #: Seconds between two looks at a running child's memory.
 MEMORY_SECONDS = 0.2
-#: Seconds that a task may take without anybody being told that it was begun.
-SHORT_SECONDS = 0.01
 #: Seconds before each new attempt to start a child: its fork server may have been killed just now.
 _START_AGAIN = (0.05, 0.2, 0.5)
 
@@ -144,6 +142,7 @@ class Guard:
         why_stop: Callable[[], str],
         tell: Tell,
         tell_begun: Callable[[], None],
+        begun_after: float,
     ) -> dict[str, Any]:
         """Have the child run a task; return its reply, whose payload is to be taken by `receive`.
 
@@ -157,8 +156,8 @@ class Guard:
             Asked when woken: why the task is to be stopped; empty if it isn't.
         tell
             Sends what the task prints; `end_output` returns the rest.
-        tell_begun
-            Called once, if the task takes longer than `SHORT_SECONDS`.
+        tell_begun, begun_after
+            What is called once, if the task takes longer than so many seconds.
 
         Raises
         ------
@@ -173,7 +172,7 @@ class Guard:
         self._output.begin(tell)
         with self._watched():
             child.send(header, payload, files)
-            reply = self._wait(child, timeout, why_stop, tell_begun)
+            reply = self._wait(child, timeout, why_stop, tell_begun, begun_after)
         if reply["op"] == "interrupted":
             raise self._bury("a SIGINT from outside")
         return reply
@@ -223,6 +222,7 @@ class Guard:
         timeout: float | None,
         why_stop: Callable[[], str],
         tell_begun: Callable[[], None],
+        begun_after: float,
     ) -> dict[str, Any]:
         """Wait for the child's reply, with an eye on everything that may end the task before."""
         began, told = time.monotonic(), False
@@ -232,11 +232,11 @@ class Guard:
                 selector.register(file, selectors.EVENT_READ)
             while True:
                 now = time.monotonic()
-                if not told and now - began >= SHORT_SECONDS:
+                if not told and now - began >= begun_after:
                     tell_begun()
                     told = True
                 looks = (
-                    None if told else SHORT_SECONDS - (now - began),
+                    None if told else begun_after - (now - began),
                     deadline and max(0.0, deadline - now),
                     MEMORY_SECONDS if self._limit else None,
                     self._output.due(),

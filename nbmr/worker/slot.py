@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 LAST_ANSWER_SECONDS = 30.0
 #: Seconds that RabbitMQ may take to serve a new worker's subscriptions before it counts as ready anyway.
 SUBSCRIBE_SECONDS = 10.0
+#: Seconds that a task may take without its job being told that it was begun, unless it says otherwise.
+BEGUN_SECONDS = 0.1
 #: Seconds before a task that this worker can't run goes back: time for another worker to be free.
 UNFIT_SECONDS = 1.0
 
@@ -373,6 +375,7 @@ class Slot(threading.Thread):
                 lambda: self._why_stop(task),
                 account.tell_output,
                 account.begun,
+                fields.get("begun_after", BEGUN_SECONDS),
             )
             return account.receive(reply, lost)
         except ResultGone as gone:

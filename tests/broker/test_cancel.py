@@ -287,7 +287,7 @@ def run(guard, fn, why_stop):
         "layout": codec.layout(parts),
     }
     pieces = codec.pieces(parts)
-    return guard.run(header, pieces, [], None, why_stop, lambda text, dropped: True, lambda: None)
+    return guard.run(header, pieces, [], None, why_stop, lambda text, dropped: True, lambda: None, 0.1)
 
 guard = Guard()
 guard.start()
