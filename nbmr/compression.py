@@ -4,8 +4,8 @@ zstd at its lowest level compresses some 500 MB/s to 2 GB/s on one core, and a n
 MB/s. So texts, and numbers with a pattern, are there sooner; random floats are not. A sample of each payload
 tells. Nothing is compressed for a broker on this host: there memory is the network.
 
-What it gained over links of 100 Mbit/s to 10 Gbit/s (``tests/benchmarks/network.py``): texts were there and back
-26 times to just as fast, mixed columns 3.5 times to just as fast, random floats as without.
+What it gained over links of 100 Mbit/s to 10 Gbit/s (``tests/benchmarks/network.py``): texts were there and
+back 26 times to just as fast, mixed columns 3.5 times to just as fast, random floats as without.
 
 It needs the package zstandard on both sides: ``nbmr[zstd]``.
 """
