@@ -80,9 +80,11 @@ class Packed:
     ----------
     results
         What each call gave, in order.
+    labels
+        Whether frames, and Series, share their labels where these are equal: for who puts them together.
     """
 
-    def __init__(self, results: list[Any]) -> None:
+    def __init__(self, results: list[Any], *, labels: bool = False) -> None:
         import numpy as np  # noqa: PLC0415 - slow to import
 
         self.count = len(results)
@@ -100,11 +102,17 @@ class Packed:
             own = map(operator.is_, map(type, results), itertools.repeat(float))
             self.own = np.fromiter(own, bool, len(results))
             self.results = np.fromiter(results, float, len(results))
-        elif kind is not None and issubclass(kind, np.number | np.bool_):
+        elif (
+            kind is not None
+            and issubclass(kind, np.number | np.bool_)
+            and not issubclass(kind, np.timedelta64)
+        ):
             self.results = np.array(results, kind)
         elif kind is not None and _rows_alike(results):
             self.index, self.names = results[0].index, [result.name for result in results]
             self.results = np.array([result.to_numpy() for result in results])
+        elif labels and kind in pandas_kinds():
+            self.results = _sharing_labels(results)
 
     def unpack(self) -> list[Any]:
         """Return what each call gave, as it was."""
@@ -116,6 +124,30 @@ class Packed:
         if self.own is not None:
             return [x.item() if own else x for x, own in zip(self.results, self.own, strict=True)]
         return list(self.results)
+
+
+def pandas_kinds() -> tuple[type, ...]:
+    """Return what has labels, and nothing that derives from it."""
+    import pandas as pd  # noqa: PLC0415 - slow to import
+
+    return pd.Series, pd.DataFrame
+
+
+def _sharing_labels(results: list[Any]) -> list[Any]:
+    """Return results that have the first one's labels where they have equal ones: these travel once then.
+
+    To send each result's own, and to put together what has its own, takes twice as long.
+    """
+    first, shared = results[0], []
+    for result in results:
+        one = result
+        for name in ("index", "columns")[: first.ndim]:
+            own, labels = getattr(one, name), getattr(first, name)
+            if own is not labels and own.identical(labels):
+                one = result.copy(deep=False) if one is result else one  # which the function may have kept
+                setattr(one, name, labels)
+        shared.append(one)
+    return shared
 
 
 def _rows_alike(results: list[Any]) -> bool:

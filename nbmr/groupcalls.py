@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nbmr.applying import Packed
 from nbmr.grouping import Groups
 
 #: A call: of what, whether it returned, and its result or exception.
@@ -45,7 +46,11 @@ class EachGroup:
     ) -> None:
         self.fn, self.args, self.kwargs, self.named = fn, args, kwargs, named
 
-    def __call__(self, groups: Groups) -> list[Any]:
+    def __call__(self, groups: Groups) -> Packed:
+        """Return the results of one task's groups, in order, as they travel."""
+        return Packed(self.results(groups), labels=True)
+
+    def results(self, groups: Groups) -> list[Any]:
         """Return the results of one task's groups, in order."""
         results = []
         for name, rows in zip(groups.names, groups, strict=True):

@@ -161,6 +161,11 @@ class Grouping:
             )  # fmt: skip
         return tasks
 
+    def shares(self, tasks: list[Groups]) -> list[float]:
+        """Say how much of the work each task is: a group costs something by itself, and so do its rows."""
+        rows = max(self.sizes.sum(), 1)
+        return [float(task.sizes.sum() / rows) + len(task.sizes) / len(self.sizes) for task in tasks]
+
     def dealt(self, tasks: list[Any]) -> dict[str, Any]:
         """Say how many rows and bytes tasks have, and which group has very many: see `nbmr.stages`."""
         if not tasks or not all(isinstance(task, Groups) for task in tasks):

@@ -67,7 +67,7 @@ class Applied:
         by = how.selected(whole)
         data = by._selected_obj if self.keys else by._obj_with_exclusions  # noqa: SLF001 - what a function gets
         call = groupcalls.EachGroup(self.fn, self.args, self.kwargs, named=True)
-        table.found = [result for groups in grouping.split(data, 1) for result in call(groups)]
+        table.found = [result for groups in grouping.split(data, 1) for result in call.results(groups)]
         if not whole.group_keys:
             ordered = np.split(grouping.order, np.cumsum(grouping.sizes)[:-1])
             pairs = zip(table.found, ordered, strict=True) if grouping.count else ()

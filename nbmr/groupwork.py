@@ -164,7 +164,10 @@ class Groupwork:
         if options.get("name") is None:
             options["name"] = verb if not callable(what) else f"{verb} {groupcalls.name_of(what)}"
         own = isinstance(fn, groupcalls.EachGroup | groupcalls.Recorded)
-        units = Units(items, {"shuffled": self.grouping.dealt(items)} if own else {})
+        if own:
+            units = Units(items, {"shuffled": self.grouping.dealt(items)}, self.grouping.shares(items))
+        else:
+            units = Units(items, {})
         results: list[Any] = self._run(units, fn, partitions=len(items), gather="list", **options)
         return results
 
@@ -179,7 +182,7 @@ class Groupwork:
         """Call a function once a group on workers, and have pandas put the results together."""
         __tracebackhide__ = True
         tasks = self._split(rows)
-        results = [result for part in self._map(tasks, call, verb, call.fn) for result in part]
+        results = [result for part in self._map(tasks, call, verb, call.fn) for result in part.unpack()]
         put, finish = groupcalls.in_turn(results)
         try:
             out = getattr(self.by, verb)(put, *given, **options)

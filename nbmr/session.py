@@ -11,11 +11,11 @@ from concurrent.futures import wait
 from types import TracebackType
 from typing import Any, Self
 
-from nbmr import compression, config, listing, node, pools, registry, shared, topology
+from nbmr import config, listing, node, pools, registry, shared, topology
 from nbmr.broker import Broker, Consumer, NotFound, connect
 from nbmr.cell import Cell, Once
 from nbmr.chaining import JobSource
-from nbmr.compression import Compressor
+from nbmr.compressors import Compressors
 from nbmr.errors import (
     BrokerError,
     BrokerUnreachable,
@@ -40,8 +40,6 @@ from nbmr.tasks import Call, Source, source_of
 _COUNT_SECONDS = 1.0
 #: Seconds that workers have to answer which are known to be there.
 _LOOK_SECONDS = 5.0
-#: Seconds that workers have to tell what they can read, and for which that is good.
-_ASK_SECONDS, _READ_SECONDS = 1.0, 10.0
 #: Seconds that RabbitMQ has to answer at the start of a job, and while one is waited for.
 _START_SECONDS, _ANSWER_SECONDS = 30.0, 3.0
 #: Slots to cut for where no worker is seen yet.
@@ -66,8 +64,6 @@ class Session:
         self._signer = Signer(self.settings.key)
         self._presence = Presence(self.settings.node, "clients").hold() if self.settings.node else None
         self._counts: dict[str, tuple[float, int, int]] = {}
-        #: For each queue, when its workers were asked, and whether they can read what is compressed.
-        self._readers: dict[str, tuple[float, bool]] = {}
         self._watch: Consumer | None = None
         self._key_in_doubt = False
         self._closed = False
@@ -76,6 +72,7 @@ class Session:
         try:
             self._broker = self._connect(on_progress)
             self._streams = LogStreams(self._broker, self._signer)
+            self._compressors = Compressors(self.settings, self._broker, lambda: self.roster, self.slots)
             if not self.settings.node:
                 check_key(self._broker, self._signer)
                 self._watch_key()
@@ -154,35 +151,11 @@ class Session:
         if isinstance(source, JobSource):
             job.sources.append(source.job)
         sender = Sender(self._broker, self._signer, log, source, call, options, slots, job.look, job.blobs)
-        sender.compressor = self._compressor(queue)
+        sender.compressor = self._compressors.of(queue)
         if not source.lazy:
             job.stall.send_again = sender.send_again
         self._begin(job, stream, sender)
         return job, sender.run
-
-    def _compressor(self, queue: str) -> Compressor | None:
-        """Return what compresses a job's payloads; None where there is no network between."""
-        mode = self.settings.compression
-        if self.settings.node or mode == "none" or compression.library() is None:
-            return None
-        if mode == "auto" and self._broker.is_local:
-            return None
-        return Compressor(
-            always=mode == "zstd", rate=lambda: self._broker.rate, readable=lambda: self._can_read(queue)
-        )
-
-    def _can_read(self, queue: str) -> bool:
-        """Whether all workers of a queue, as far as they answer, can read what is compressed."""
-        known = self._readers.get(queue)
-        if known and time.monotonic() - known[0] < _READ_SECONDS:
-            return known[1]
-        try:
-            seen = self.roster.look(_ASK_SECONDS, expected=self.slots(queue) or 1, queue=queue)
-        except BrokerError:
-            return False
-        can = bool(seen) and all("zstandard" in worker.versions for worker in seen)
-        self._readers[queue] = time.monotonic(), can
-        return can
 
     def _source(self, data: Any, partitions: int | None, slots: int, *, singly: bool, merges: bool) -> Source:
         """Return the data of a call; as for `source_of`, or a job, or what is made of one."""

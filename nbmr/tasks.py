@@ -16,7 +16,7 @@ from typing import Any
 from nbmr import codec, frames
 from nbmr.errors import ConfigError
 from nbmr.filelist import Files
-from nbmr.pace import Pace
+from nbmr.pace import Pace, Rounds
 
 #: Bytes that a batch of items should not exceed.
 _BATCH_BYTES = 1 << 20
@@ -30,8 +30,8 @@ _PATIENCE = 0.05
 _SHORTEST_SECONDS = 0.05
 #: Seconds of work that parts which travel together hold at most, where it was said how many parts to make.
 _TOGETHER_SECONDS = 0.02
-#: Seconds of work, and bytes, that partitions which make one task hold at most.
-_MERGED_SECONDS, _MERGED_BYTES = 0.25, 4 << 20
+#: Bytes that partitions which make one task hold at most; and such items that nbmr has made of rows.
+_MERGED_BYTES, _MERGED_ROWS_BYTES = 4 << 20, 16 << 20
 #: Seconds that a task costs, whatever is in it.
 _TASK_SECONDS = 1e-3
 #: Seconds of work for each slot that are cut no further.
@@ -152,11 +152,15 @@ class Units(list[Any]):
         The items.
     about
         What their job's log is to say of them.
+    shares
+        How much of the work each is, as far as is known; None if they are to be taken for equal.
     """
 
-    def __init__(self, items: Iterable[Any], about: dict[str, Any]) -> None:
+    def __init__(
+        self, items: Iterable[Any], about: dict[str, Any], shares: Sequence[float] | None = None
+    ) -> None:
         super().__init__(items)
-        self.about = about
+        self.about, self.shares = about, shares
 
 
 def source_of(
@@ -207,8 +211,7 @@ class FrameSource(Source):
         if merges and partitions is None and len(data) and (library := frames.library_of(data)):
             largest = library.row_bytes(data) * max(end - first for first, end in self._bounds)
             self._most = int(_MERGED_BYTES / max(largest, 1.0))
-        #: Partitions in each task of this round, in which every slot gets one, and how many are to come.
-        self._size = self._round = 0
+        self._rounds = Rounds(self._slots)
 
     def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
         """Cut the frame."""
@@ -219,20 +222,11 @@ class FrameSource(Source):
             number += count
 
     def _count(self, left: int, pace: Pace) -> int:
-        """Return how many partitions make the next task: two thirds of a slot's share of what is left.
-
-        Where that is short work, it needs no balance, and is all of it.
-        """
+        """Return how many partitions make the next task."""
         seconds = pace.seconds(self._slots)
         if seconds is None:
             return 1
-        if not self._round:
-            short = left * seconds <= _MERGED_SECONDS * self._slots
-            share = -(-left // self._slots) if short else -(-2 * left // (3 * self._slots))
-            self._size = max(1, min(share, self._most, int(_MERGED_SECONDS / max(seconds, 1e-6))))
-            self._round = self._slots
-        self._round -= 1
-        return min(self._size, left)
+        return max(1, min(round(self._rounds.next(left, seconds)), self._most, left))
 
     def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - the units tell
         """Cut one task again."""
@@ -257,6 +251,8 @@ class ItemSource(Source):
         self._most = 1 if singly and partitions is None else _BATCH_ITEMS
         self.of_frame = isinstance(data, Files)
         self.about = data.about if isinstance(data, Units) else {}
+        self._shares = data.shares if isinstance(data, Units) and self._merges else None
+        self._rounds = Rounds(self._seen)
         #: Items in each of the last batches, once these are cut evenly.
         self._even = 0
         self.lazy = not isinstance(data, Sized)
@@ -265,7 +261,9 @@ class ItemSource(Source):
 
     def tasks(self, seconds_per_unit: Callable[[], float | None]) -> Iterator[Task | None]:
         """Cut the items into batches."""
-        if self._partitions is not None and not self.lazy:
+        if self._shares is not None:
+            yield from self._shared_out(self._shares, seconds_per_unit)
+        elif self._partitions is not None and not self.lazy:
             yield from self._parts(min(self._partitions, len(self._data)), seconds_per_unit)
         elif self.lazy:
             yield from self._batches(lambda _sent: self._size_by_time(seconds_per_unit()))
@@ -293,6 +291,26 @@ class ItemSource(Source):
                 units += more
                 end += 1
             yield Task(cuts[number], units)
+            number = end
+
+    def _shared_out(
+        self, shares: Sequence[float], seconds_per_unit: Callable[[], float | None]
+    ) -> Iterator[Task]:
+        """Cut items whose shares of the work are known; several make one task where they are short."""
+        number, pace = 0, Pace(seconds_per_unit)
+        while number < len(self._data):
+            end, wanted = number + 1, 0.0
+            if (seconds := pace.seconds(self._seen)) is not None:
+                # those that are done are among the first, of which each is about as much
+                seconds *= number / sum(shares[:number])
+                wanted = self._rounds.next(sum(shares[number:]), seconds)
+            share, held = shares[number], weight(self._data[number])
+            while end < len(self._data) and share + shares[end] / 2 <= wanted:
+                share, held = share + shares[end], held + weight(self._data[end])
+                if held > _MERGED_ROWS_BYTES:
+                    break
+                end += 1
+            yield Task(number, self._data[number:end])
             number = end
 
     def _short_parts(self, sent: int, count: int, pace: Pace) -> int:

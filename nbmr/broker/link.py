@@ -203,14 +203,7 @@ class Link:
 
     def connect_again(self) -> None:
         """Give up the connection, and make another one, to the next host first; all goes on by that one."""
-
-        def close() -> None:
-            if self._state == "open" and self._connection.is_open:
-                self._failures = [BrokerUnreachable("what is read came no more, and is read anew")]
-                self._set_state("reconnecting")
-                self._give_up(self._connection)
-
-        self._soon(close)
+        self._soon(lambda: self._connect_anew("what is read came no more, and is read anew"))
 
     def finish(self) -> None:
         """Wait until what is under way is done, unless RabbitMQ takes nothing, and not for long."""
@@ -335,8 +328,10 @@ class Link:
         self._loop.call_later(1.0, lambda: self._listen(connection))
 
     def _insist(self) -> None:
-        """Ask again, on new channels, for what RabbitMQ owes an answer for long."""
-        self._publisher.insist()
+        """Ask again for what RabbitMQ owes an answer for long: on new channels, and then a new connection."""
+        if self._publisher.insist():
+            self._connect_anew("it confirms nothing that it is sent")
+            return
         self._calls.insist()
         for consumer in list(self._consumers):
             consumer.acknowledge()
@@ -381,6 +376,12 @@ class Link:
             self._opened.set_exception(error)
         else:
             self._retry()
+
+    def _connect_anew(self, why: str) -> None:
+        if self._state == "open" and self._connection.is_open:
+            self._failures = [BrokerUnreachable(why)]
+            self._set_state("reconnecting")
+            self._give_up(self._connection)
 
     def _close(self) -> None:
         self._state = "closing"

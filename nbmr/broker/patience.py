@@ -16,6 +16,8 @@ class Patience:
     def __init__(self) -> None:
         self._owed: object = None
         self._seconds, self._limit = 0, FIRST_SECONDS
+        #: How often it was asked again.
+        self.asked = 0
 
     def over(self, owed: object) -> bool:
         """Tell whether to ask again; to be called once a second while RabbitMQ can answer.
@@ -26,10 +28,11 @@ class Patience:
             What has waited longest for its answer; None if nothing waits.
         """
         if owed is None or owed is not self._owed:
-            self._owed, self._seconds, self._limit = owed, 0, FIRST_SECONDS
+            self._owed, self._seconds, self._limit, self.asked = owed, 0, FIRST_SECONDS, 0
             return False
         self._seconds += 1
         if self._seconds < self._limit:
             return False
         self._seconds, self._limit = 0, min(2 * self._limit, LONGEST_SECONDS)
+        self.asked += 1
         return True

@@ -135,15 +135,24 @@ class Publisher:
             properties = pika.BasicProperties(delivery_mode=2, message_id=str(self._sent))
             self._connection.publish(self._channel, message.exchange, message.key, properties, message.body)
 
-    def insist(self) -> None:
-        """Send again what RabbitMQ has not confirmed for long; to be called once a second while it could."""
+    def insist(self) -> bool:
+        """Send again what RabbitMQ has not confirmed for long; to be called once a second while it could.
+
+        Returns
+        -------
+        bool
+            Whether that was done before, in vain: then it may be the connection that it reads no more.
+        """
         oldest = next(iter(self._unconfirmed.values()), self._outbox[0] if self._outbox else None)
         if not self._patience.over(oldest):
-            return
+            return False
+        if self._patience.asked > 1:
+            return True
         silent, self._channel = self._channel, None
         if silent is not None and silent.is_open:
             silent.close()
         self._reopen()
+        return False
 
     def _on_open(self, channel: Any) -> None:
         channel.add_on_return_callback(self._on_return)

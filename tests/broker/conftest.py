@@ -12,8 +12,22 @@ from typing import Any
 import pika
 import pytest
 from pika import frame, spec
+from servers import Server
 
 from nbmr import pools
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: Any) -> Iterator[None]:
+    """Where a test fails whose RabbitMQ is its module's own, show what that knows."""
+    report = yield
+    server = getattr(item, "funcargs", {}).get("broker")
+    if report.when == "call" and report.failed and isinstance(server, Server) and server.alive:
+        try:
+            report.sections.append(("RabbitMQ", f"{server.describe()}\n{server.log()}"))
+        except AssertionError as exc:  # it is too ill to tell
+            report.sections.append(("RabbitMQ", str(exc)))
+    return report
 
 
 class Touch:

@@ -153,8 +153,9 @@ class Server:
 
     def eval(self, expression: str) -> str:
         """Evaluate an Erlang expression in the server; takes a second."""
+        tool = Path(self._setup.script).parent / "rabbitmqctl"
         done = subprocess.run(
-            [Path(self._setup.script).parent / "rabbitmqctl", "--node", self.name, "eval", expression],
+            [tool, "--node", self.name, "--timeout", "30", "eval", expression],
             env=self._setup.environment(Folder(self.folder)),
             capture_output=True,
             text=True,
@@ -162,6 +163,18 @@ class Server:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.strip()
+
+    def describe(self) -> str:
+        """Tell what it knows of alarms, connections and queues."""
+        about = (
+            "[peer_port, state, last_blocked_by, last_blocked_age, channels, recv_oct, send_oct, send_pend]"
+        )
+        of_queues = "[name, state, messages_ready, messages_unacknowledged, consumers]"
+        return self.eval(
+            'io:format("~p~n~p~n~p~n", [rabbit_alarm:get_alarms(),'
+            f" rabbit_networking:connection_info_all({about}),"
+            f' rabbit_amqqueue:info_all(<<"/">>, {of_queues})]).'
+        )
 
     def log(self) -> str:
         """Return the end of what it logged."""

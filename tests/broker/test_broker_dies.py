@@ -255,6 +255,23 @@ def test_channels_that_fall_silent(asking, broker):
     asking.delete(stream)
 
 
+def test_a_connection_that_is_read_no_more(asking, broker, monkeypatch):
+    """RabbitMQ goes on to send its heartbeats on it, and new channels are not answered either."""
+    monkeypatch.setattr(patience, "FIRST_SECONDS", 2)
+    stream = topology.job_log(secrets.token_hex(4))
+    asking.declare(stream)
+    assert asking.append(stream, [b"one"]).result(20)
+    port = asking._publishing._connection._transport._sock.getsockname()[1]
+    its = f"rabbit_networking:connection_info(P, [peer_port]) =:= [{{peer_port, {port}}}]"
+    suspend(broker, f"[P || P <- rabbit_networking:connections(), {its}]")
+    began = time.monotonic()
+    sent = asking.append(stream, [b"two"])
+    assert sent.result(40)
+    assert time.monotonic() - began < 18  # before it would be read again
+    assert asking._publishing._connection._transport._sock.getsockname()[1] != port
+    asking.delete(stream)
+
+
 def test_a_queue_that_falls_silent(asking, broker):
     tasks = topology.task_queue(f"silent-{secrets.token_hex(4)}")
     asking.declare(tasks)

@@ -263,7 +263,8 @@ def test_an_endless_iterable_can_be_cancelled(client, one_worker, eventually):
 def test_a_cancelled_task_does_not_leak_into_the_next(client, one_worker, tmp_path, eventually):
     """An interrupt that comes late finds no user code to hit."""
     for _ in range(5):
-        job = client.submit([0], lambda _: time.sleep(0.02), queue=one_worker)
+        # it is told of as begun after 0.1 s, and cancelled just before its end, or just behind it
+        job = client.submit([0], lambda _: time.sleep(0.11), queue=one_worker)
         eventually(lambda job=job: job.progress.running or job.progress.done)
         job.cancel()
         assert client.map([1, 2], lambda x: x, queue=one_worker) == [1, 2]
@@ -276,18 +277,25 @@ from nbmr import codec
 from nbmr.worker.cleaner import clean_after
 from nbmr.worker.guard import Guard, Stopped
 
-def run(guard, fn, why_stop):
+told = []
+
+def run(guard, fn, why_stop, begun_after=60.0):
     function, data = codec.encode_function(fn, (), {}), codec.encode([1])
     parts = [*function, *data]
     header = {
-        "inline": len(function), "function": repr(fn), "function_layout": [], "function_blob": None,
+        "inline": len(function), "function": f"{fn} {begun_after}", "function_layout": [],
+        "function_blob": None,
         "data_layout": [], "retries": 0, "start": 0, "count": 1, "results": [],
-        "stop_at_error": True, "skip": [],
+        "stop_at_error": True, "skip": [], "together": False, "apart": [],
         "shared": "", "run": "result0",
         "layout": codec.layout(parts),
     }
     pieces = codec.pieces(parts)
-    return guard.run(header, pieces, [], None, why_stop, lambda text, dropped: True, lambda: None, 0.1)
+    tell = lambda: told.append(begun_after)
+    reply = guard.run(header, pieces, [], None, why_stop, lambda text, dropped: True, tell, begun_after)
+    guard.receive(reply["size"])
+    assert not reply["failures_encoded"]
+    return reply
 
 guard = Guard()
 guard.start()
@@ -298,7 +306,9 @@ try:
     except Stopped as stop:
         print(stop)
     guard.wake()
-    print(run(guard, lambda x: x, lambda: "")["op"])
+    print(run(guard, lambda x: x, lambda: "")["op"], told)
+    run(guard, lambda x: time.sleep(0.3), lambda: "", begun_after=0.1)
+    print(told)
 finally:
     guard.close()
     clean_after(os.getpid())
@@ -308,4 +318,9 @@ finally:
 def test_a_cancel_just_before_the_task_begins(start):
     """When it is too late to drop the task, and too early to interrupt it."""
     out, err = start("-c", GUARD).communicate(timeout=30)
-    assert out == "cancelled\ndone\n", err
+    assert out.splitlines()[:2] == ["cancelled", "done []"], err
+
+
+def test_what_takes_long_is_told_of_as_begun(start):
+    out, err = start("-c", GUARD).communicate(timeout=30)
+    assert out.splitlines()[1:] == ["done []", "[0.1]"], err

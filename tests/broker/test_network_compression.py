@@ -95,16 +95,16 @@ def test_noise_travels_as_it_is(named, queue, compressed):
 
 def test_not_where_the_broker_is_on_this_host(named, client, queue, monkeypatch):
     monkeypatch.delenv("NBMR_COMPRESSION", raising=False)
-    assert client._compressor("default") is None
+    assert client._compressors.of("default") is None
     with nbmr.Client(named.url, named.key) as other:
         assert other._broker.is_local
-        assert other._compressor(queue) is None
+        assert other._compressors.of(queue) is None
         monkeypatch.setattr("nbmr.broker.link.is_here", lambda _host: False)
         del other._broker.is_local  # which was kept
-        assert other._compressor(queue) is not None
+        assert other._compressors.of(queue) is not None
     monkeypatch.setenv("NBMR_COMPRESSION", "none")
     with nbmr.Client(named.url, named.key) as other:
-        assert other._compressor(queue) is None
+        assert other._compressors.of(queue) is None
 
 
 def test_how_much_the_network_takes_is_measured(named, queue):
@@ -132,7 +132,9 @@ def test_one_that_comes_later_and_cannot_read_it_says_so(named, queue, compresse
         nbmr.Client(named.url, named.key) as client,
         client.workers(1, queue=queue, env=without_zstandard(tmp_path) | {"NBMR_COMPRESSION": "auto"}),
     ):
-        monkeypatch.setattr(client, "_can_read", lambda _queue: True)  # as when nobody else was there
+        monkeypatch.setattr(
+            client._compressors, "_can_read", lambda _queue: True
+        )  # as when nobody else was there
         with pytest.raises(TaskLost) as caught:
             client.map(WORDS, len, partitions=1, queue=queue)
         assert compression.NEEDED in str(caught.value)

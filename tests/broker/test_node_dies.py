@@ -14,6 +14,7 @@ from pandas.testing import assert_frame_equal
 
 import nbmr
 from nbmr import chaining, node
+from nbmr.broker import SETTLE_SECONDS
 from nbmr.node import connection_file
 
 pytestmark = pytest.mark.slow
@@ -98,9 +99,12 @@ with nbmr.Client() as client:
 
 
 def test_its_server_is_killed_while_tasks_are_sent(client):
+    """A moment after the job's log was made: RabbitMQ can lose one that is younger (see `SETTLE_SECONDS`)."""
+
     def items():
         for number in range(40):
             if number == 20:
+                time.sleep(SETTLE_SECONDS)
                 kill(connection_file.read().node_pid)
             yield number
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal, assert_series_equal
 
+from nbmr.applying import Packed
 from nbmr.errors import ConfigError
 from nbmr.grouping import TASK_BYTES, Grouping
 from nbmr.groups import grouped
@@ -81,6 +82,54 @@ def check(df, by, verb, *, exact=True, partitions=3, **options):
     """Compare a verb on pandas' groupby and on ours."""
     ours = outcome(lambda: verb(parted(df, by, partitions=partitions, **options)))
     assert_same(ours, outcome(lambda: verb(df.groupby(by, **options))), exact=exact)
+
+
+# ---------------------------------------------------------------- how results travel
+
+
+def a_row(n):
+    return pd.Series({"n": n, "half": n / 2})
+
+
+ALIKE = {
+    "rows": a_row,
+    "rows with names": lambda n: a_row(n).rename(f"row {n}"),
+    "rows of texts": lambda n: pd.Series({"n": str(n), "half": None}),
+    "labels of two types": lambda n: pd.Series([1, 2], index=[0, 1] if n % 2 else [0.0, 1.0]),
+    "labels with names": lambda n: pd.Series([1, 2], index=pd.Index([0, 1], name=f"of {n % 2}")),
+    "rows of two types": lambda n: a_row(n) if n % 2 else a_row(n).astype("Float64"),
+    "rows with the same label twice": lambda n: pd.Series([n, 2 * n], index=["x", "x"]),
+    "frames": lambda n: pd.DataFrame({"n": [n], "half": [n / 2], "text": ["x"]}),
+    "frames with labels of two types": lambda n: pd.DataFrame(
+        [[n, 1]], columns=[0, 1] if n % 2 else [0.0, 1]
+    ),
+    "frames of other lengths": lambda n: pd.DataFrame({"n": range(n % 3)}),
+    "frames and rows": lambda n: pd.DataFrame({"n": [n]}) if n % 2 else pd.Series({"n": n}),
+    "durations": lambda n: np.timedelta64(n, "s") if n % 2 else np.timedelta64(n, "ms"),
+    "dates": lambda n: np.datetime64("2024-01-01") + n,
+    "numbers": np.int8,
+    "numbers of two types": lambda n: np.float32(n) if n % 2 else n,
+}
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+@pytest.mark.parametrize("made", ALIKE.values(), ids=ALIKE)
+def test_results_that_are_alike(made, partitions):
+    df = pd.DataFrame({"k": np.arange(40) % 9, "n": np.arange(40)})
+    check(df, "k", lambda by: by.apply(lambda group: made(int(group["n"].iloc[0]))), partitions=partitions)
+
+
+@pytest.mark.parametrize("make", [ALIKE["frames"], ALIKE["rows of texts"]])
+def test_labels_that_results_share_travel_once_and_are_their_own_where_the_function_kept_them(make):
+    results = [make(n) for n in range(50)]
+    labels = [axis for result in results for axis in result.axes]
+    packed = Packed(results, labels=True)
+    left = [axis for result in results for axis in result.axes]
+    assert all(one is other for one, other in zip(left, labels, strict=True))
+    assert len(pickle.dumps(packed)) < len(pickle.dumps(results)) * 0.7
+    for got, want in zip(copied(packed).unpack(), results, strict=True):
+        assert_same(got, want)
+        assert got.attrs == want.attrs
 
 
 # ---------------------------------------------------------------- odd frames

@@ -12,7 +12,7 @@ from pandas.testing import assert_frame_equal
 from nbmr.codec import decode
 from nbmr.errors import ConfigError, PickleError
 from nbmr.frames import is_frame
-from nbmr.tasks import Call, source_of
+from nbmr.tasks import Call, Units, source_of
 
 
 def tasks(data, partitions=None, slots=2, seconds=None):
@@ -304,6 +304,35 @@ def test_partitions_are_a_task_each_where_it_was_said_how_many_and_where_each_ma
 def test_large_partitions_are_a_task_each():
     assert max(partitions(0.001, pd.DataFrame(np.zeros((100_000, 20))))) <= 4  # of 1 MB
     assert set(partitions(0.001, pd.DataFrame(np.zeros((100_000, 100))))) == {1}
+
+
+def shared_out(shares, seconds, slots=2, items=None, **options):
+    """Cut items of which it is known how much of the work each is; all of it takes so long."""
+    data = Units(items or [f"item {n}" for n in range(len(shares))], {"told": 1}, shares)
+    done = itertools.chain([None] * slots, itertools.repeat(seconds and seconds * shares[0] / sum(shares)))
+    source = source_of(data, len(data), slots, merges=True, **options)
+    assert source.about == {"told": 1}
+    found = list(source.tasks(lambda: next(done)))
+    assert [item for task in found for item in task.units] == list(data)
+    assert [task.start for task in found] == [0, *itertools.accumulate(task.count for task in found)][:-1]
+    return [task.count for task in found]
+
+
+SHRINKING = [16, 16, 12, 12, 9, 9, 7, 7, 5, 5, 4, 4, 3, 3, 2, 2]
+
+
+def test_items_whose_shares_are_known_make_one_task_where_they_are_short():
+    first, second, third, fourth = shared_out(SHRINKING, 0.2)
+    assert (first, second, third + fourth) == (1, 1, 14)
+    assert sum(SHRINKING[2 : 2 + third]) == pytest.approx(sum(SHRINKING[2 + third :]), abs=9)
+    assert max(shared_out([1] * 64, 1.0)) < 32  # that is more than a quarter of a second for each slot
+    assert shared_out(SHRINKING, 100.0) == shared_out(SHRINKING, None) == [1] * 16
+    assert shared_out(SHRINKING, 0.2, singly=True) == [1] * 16
+
+
+def test_large_items_whose_shares_are_known_are_a_task_each():
+    large = pd.DataFrame(np.zeros((1_000_000, 2)))  # 16 MB
+    assert shared_out([1] * 8, 0.1, items=[large] * 8) == [1] * 8
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3])
