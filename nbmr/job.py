@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 
 
 class Job(JobHandle):
-    """One call of `submit` or `map`; parameters are those of `nbmr.handle.JobHandle`."""
+    """One call of `submit` or `map`: how it stands, and its results.
+
+    `nbmr.submit` and `nbmr.attach` give one. The job is its log on the broker, so the work goes on without this
+    object. Parameters are those of `nbmr.handle.JobHandle`.
+
+    Examples
+    --------
+    >>> job = nbmr.submit(range(3), lambda x: x + 1)  # doctest: +SKIP
+    >>> job.result(), str(job.status)  # doctest: +SKIP
+    ([1, 2, 3], 'done')
+    """
 
     def __init__(
         self,
