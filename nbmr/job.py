@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Job(JobHandle):
     """One call of `submit` or `map`: how it stands, and its results.
 
-    `nbmr.submit` and `nbmr.attach` give one. The job is its log on the broker, so the work goes on without this
-    object. Parameters are those of `nbmr.handle.JobHandle`.
+    `nbmr.submit` and `nbmr.attach` give one. The job is its log on the broker, so the work goes on without
+    this object. Parameters are those of `nbmr.handle.JobHandle`.
 
     Examples
     --------

@@ -166,9 +166,7 @@ class Server:
 
     def describe(self) -> str:
         """Tell what it knows of alarms, connections and queues."""
-        about = (
-            "[peer_port, state, last_blocked_by, last_blocked_age, channels, recv_oct, send_oct, send_pend]"
-        )
+        about = "[peer_port, state, channels, recv_oct, send_oct, send_pend]"
         of_queues = "[name, state, messages_ready, messages_unacknowledged, consumers]"
         return self.eval(
             'io:format("~p~n~p~n~p~n", [rabbit_alarm:get_alarms(),'

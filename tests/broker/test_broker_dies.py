@@ -229,9 +229,11 @@ def asking(client, broker, hasty):
 
 
 def suspend(broker, processes):
-    """Keep some of RabbitMQ's own processes from doing anything, for a while."""
+    """Keep some of RabbitMQ's own processes from doing anything, for 20 s from now on."""
     broker.eval(
-        f"spawn(fun() -> [erlang:suspend_process(P) || P <- {processes}], timer:sleep(20000) end), ok."
+        "Self = self(), spawn(fun() ->"
+        f" [erlang:suspend_process(P) || P <- {processes}], Self ! suspended, timer:sleep(20000) end),"
+        " receive suspended -> ok end."
     )
 
 
