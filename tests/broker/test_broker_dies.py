@@ -172,8 +172,9 @@ def test_killed_just_as_a_new_queue_is_made(client, broker, monkeypatch):
             found = job.result(90)
         except (
             nbmr.BrokerError
-        ) as error:  # the job's log, which is as young, is lost now and then: that is told
-            assert "does not have a replica" in str(error)
+        ) as error:  # now and then the job's log is lost, which is as young: that is told
+            if "does not have a replica" not in str(error):
+                raise
             job.forget()
             found = client.map(range(4), slow, queue=new)
     assert found == [0, 1, 2, 3]
