@@ -164,10 +164,10 @@ class Groupwork:
         if options.get("name") is None:
             options["name"] = verb if not callable(what) else f"{verb} {groupcalls.name_of(what)}"
         own = isinstance(fn, groupcalls.EachGroup | groupcalls.Recorded)
+        units = Units(items, {})
         if own:
-            units = Units(items, {"shuffled": self.grouping.dealt(items)}, self.grouping.shares(items))
-        else:
-            units = Units(items, {})
+            shares = self.grouping.shares(items) if self._partitions is None else None
+            units = Units(items, {"shuffled": self.grouping.dealt(items)}, shares)
         results: list[Any] = self._run(units, fn, partitions=len(items), gather="list", **options)
         return results
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 #: Seconds of work that neighbours which make one task hold at most.
-_MERGED_SECONDS = 0.25
+MERGED_SECONDS = 0.25
 #: Seconds for which to wait for the first result.
 _LEARN_SECONDS = 0.05
 
@@ -68,8 +68,8 @@ class Rounds:
         """
         if not self._coming:
             share = left / self._slots
-            self._size = share if share * seconds <= _MERGED_SECONDS else 2 / 3 * share
-            self._size = min(self._size, _MERGED_SECONDS / max(seconds, 1e-6))
+            self._size = share if share * seconds <= MERGED_SECONDS else 2 / 3 * share
+            self._size = min(self._size, MERGED_SECONDS / max(seconds, 1e-6))
             self._coming = self._slots
         self._coming -= 1
         return self._size

@@ -6,17 +6,18 @@ A task covers units: one partition of a frame, or some items of a list.
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 from nbmr import codec, frames
 from nbmr.errors import ConfigError
 from nbmr.filelist import Files
-from nbmr.pace import Pace, Rounds
+from nbmr.pace import MERGED_SECONDS, Pace, Rounds
 
 #: Bytes that a batch of items should not exceed.
 _BATCH_BYTES = 1 << 20
@@ -226,7 +227,8 @@ class FrameSource(Source):
         seconds = pace.seconds(self._slots)
         if seconds is None:
             return 1
-        return max(1, min(round(self._rounds.next(left, seconds)), self._most, left))
+        longest = max(1, int(MERGED_SECONDS / max(seconds, 1e-6)))
+        return min(math.ceil(self._rounds.next(left, seconds)), longest, self._most, left)
 
     def again(self, number: int, start: int, count: int) -> Task:  # noqa: ARG002 - the units tell
         """Cut one task again."""
@@ -297,16 +299,16 @@ class ItemSource(Source):
         self, shares: Sequence[float], seconds_per_unit: Callable[[], float | None]
     ) -> Iterator[Task]:
         """Cut items whose shares of the work are known; several make one task where they are short."""
+        ends = [0.0, *accumulate(shares)]
         number, pace = 0, Pace(seconds_per_unit)
         while number < len(self._data):
-            end, wanted = number + 1, 0.0
-            if (seconds := pace.seconds(self._seen)) is not None:
+            seconds, end, wanted = pace.seconds(self._seen), number + 1, 0.0
+            if seconds is not None and number:
                 # those that are done are among the first, of which each is about as much
-                seconds *= number / sum(shares[:number])
-                wanted = self._rounds.next(sum(shares[number:]), seconds)
-            share, held = shares[number], weight(self._data[number])
-            while end < len(self._data) and share + shares[end] / 2 <= wanted:
-                share, held = share + shares[end], held + weight(self._data[end])
+                wanted = self._rounds.next(ends[-1] - ends[number], seconds * number / ends[number])
+            held = weight(self._data[number])
+            while end < len(self._data) and (ends[end] + ends[end + 1]) / 2 - ends[number] <= wanted:
+                held += weight(self._data[end])
                 if held > _MERGED_ROWS_BYTES:
                     break
                 end += 1

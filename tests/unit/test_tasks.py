@@ -287,6 +287,7 @@ def test_short_partitions_make_one_task():
     assert partitions(0.05) == [1, 1, 5, 5, 2, 2]
     assert partitions(0.1) == [1, 1, *[2] * 6, 1, 1]  # a quarter of a second together
     assert partitions(0.02, slots=8) == [*[1] * 8, *[7] * 8]
+    assert partitions(0.001, pd.DataFrame({"a": range(15)})) == [1, 1, 7, 6]
 
 
 @pytest.mark.parametrize("seconds", [None, 0.2, 10.0])
@@ -326,8 +327,14 @@ def test_items_whose_shares_are_known_make_one_task_where_they_are_short():
     assert (first, second, third + fourth) == (1, 1, 14)
     assert sum(SHRINKING[2 : 2 + third]) == pytest.approx(sum(SHRINKING[2 + third :]), abs=9)
     assert max(shared_out([1] * 64, 1.0)) < 32  # that is more than a quarter of a second for each slot
+    assert shared_out([1] * 15, 0.2) == [1, 1, 7, 6]
     assert shared_out(SHRINKING, 100.0) == shared_out(SHRINKING, None) == [1] * 16
     assert shared_out(SHRINKING, 0.2, singly=True) == [1] * 16
+
+
+def test_how_long_items_take_is_known_at_once():
+    source = source_of(Units("abcdef", {}, [1] * 6), 6, 2, merges=True)
+    assert [item for task in source.tasks(lambda: 0.001) for item in task.units] == list("abcdef")
 
 
 def test_large_items_whose_shares_are_known_are_a_task_each():
