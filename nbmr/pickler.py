@@ -71,6 +71,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback)
         self._state = state
         self._local: dict[str, bool] = {}
+        self._extended: dict[str, bool] = {}
         self._needed: dict[str, _Needed | None] = {}
 
     def reducer_override(self, obj: Any) -> Any:
@@ -124,12 +125,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
 
     def _is_local(self, name: str) -> bool:
         if name not in self._local:
-            self._local[name] = modules.is_local(name)
+            self._local[name] = modules.is_local(name, self._extended)
         return self._local[name]
 
     def _module(self, name: str) -> _Needed | None:
         if name not in self._needed:
-            self._needed[name] = _Needed(shipped.install, modules.sources(name, state=self._state))
+            self._needed[name] = _Needed(
+                shipped.install, modules.sources(name, state=self._state, extended=self._extended)
+            )
         return self._needed[name]
 
     def _cell(self, function: FunctionType) -> _Needed | None:
