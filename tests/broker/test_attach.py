@@ -25,12 +25,14 @@ from nbmr.worker.janitor import Janitor
 pytestmark = pytest.mark.slow
 
 FN = """
-import time, pandas as pd, nbmr
+import os, time, pandas as pd, nbmr
 
 def fn(part, note):
     with open(note, "a") as file:
         file.write(f"{part.index[0]}\\n")
     time.sleep(0.2)
+    while part.index[0] >= 600 and not os.path.exists(f"{note}.gate"):
+        time.sleep(0.01)
     return part * 2
 """
 
@@ -76,19 +78,19 @@ def kernel(tmp_path, monkeypatch):
 def test_a_killed_kernels_job_is_listed_and_gathered_in_a_new_one(client, kernel, tmp_path, eventually):
     note = tmp_path / "note"
     first, second = kernel(), kernel()
-    second.run("import nbmr; nbmr.jobs()")  # warmed up: the job shall not be over before it is listed
     first.run(f"{FN}\njob = nbmr.submit(pd.DataFrame({{'a': range(1200)}}), fn, {str(note)!r},"
               " partitions=12, name='doubled')")  # fmt: skip
     ident = first.run("job.finish_sending(); print(job.id)")
     eventually(lambda: len(lines(note)) >= 4)
     first.kill()
     row = second.run(
-        "jobs = nbmr.jobs(); job = jobs[jobs['id'] == " + repr(ident) + "].iloc[0]\n"
+        "import nbmr; jobs = nbmr.jobs(); job = jobs[jobs['id'] == " + repr(ident) + "].iloc[0]\n"
         "print(job['name'], job['state'], job['done'], job['total'])"
     ).split()
     assert row[:2] == ["doubled", "running"]
     assert 2 <= int(row[2]) < 12
     assert row[3] == "12"
+    Path(f"{note}.gate").touch()  # until then it can't be over
     shape = second.run(
         f"out = nbmr.attach({ident!r}).result()\n"
         "import pandas as pd; pd.testing.assert_frame_equal(out, pd.DataFrame({'a': range(1200)}) * 2)\n"
