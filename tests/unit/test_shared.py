@@ -73,7 +73,7 @@ def opened_in(folder):
     """Yield the files of a folder that this process has open; other threads may open and close others."""
     for file in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # closed meanwhile
-            if (target := os.readlink(file)).startswith(folder):
+            if (target := str(file.readlink())).startswith(folder):
                 yield target
 
 
