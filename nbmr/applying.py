@@ -111,7 +111,7 @@ class Packed:
         elif kind is not None and _rows_alike(results):
             self.index, self.names = results[0].index, [result.name for result in results]
             self.results = np.array([result.to_numpy() for result in results])
-        elif labels and kind in pandas_kinds():
+        elif labels and kind in _pandas_kinds():
             self.results = _sharing_labels(results)
 
     def unpack(self) -> list[Any]:
@@ -126,7 +126,7 @@ class Packed:
         return list(self.results)
 
 
-def pandas_kinds() -> tuple[type, ...]:
+def _pandas_kinds() -> tuple[type, ...]:
     """Return what has labels, and nothing that derives from it."""
     import pandas as pd  # noqa: PLC0415 - slow to import
 

@@ -133,8 +133,7 @@ class Grouping:
         sizes = self.sizes
         if not len(sizes):
             return []
-        # a group costs something by itself, and its rows cost something
-        weights = np.cumsum(sizes / max(sizes.sum(), 1) + 1 / len(sizes))
+        weights = np.cumsum(self._weights(sizes))
         nbytes = _nbytes(data) / max(len(data), 1)
         if partitions:
             count = min(partitions, len(sizes))
@@ -162,9 +161,12 @@ class Grouping:
         return tasks
 
     def shares(self, tasks: list[Groups]) -> list[float]:
-        """Say how much of the work each task is: a group costs something by itself, and so do its rows."""
-        rows = max(self.sizes.sum(), 1)
-        return [float(task.sizes.sum() / rows) + len(task.sizes) / len(self.sizes) for task in tasks]
+        """Say how much of the work each task is."""
+        return [float(self._weights(task.sizes).sum()) for task in tasks]
+
+    def _weights(self, sizes: Any) -> Any:
+        """Weigh groups of these sizes: a group costs something by itself, and its rows cost something."""
+        return sizes / max(self.sizes.sum(), 1) + 1 / len(self.sizes)
 
     def dealt(self, tasks: list[Any]) -> dict[str, Any]:
         """Say how many rows and bytes tasks have, and which group has very many: see `nbmr.stages`."""
