@@ -143,6 +143,8 @@ def main(rates: str, rounds: int, rows: int, is_client: bool) -> None:
     if is_client:
         answer(rounds, rows)
         return
+    if os.getuid():
+        raise click.UsageError("It makes network namespaces: run it as root.")
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(home())
         stack.enter_context(hosts())

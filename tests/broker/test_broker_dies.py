@@ -170,9 +170,8 @@ def test_killed_just_as_a_new_queue_is_made(client, broker, monkeypatch):
     with client.workers(1, queue=new):
         try:
             found = job.result(90)
-        except (
-            nbmr.BrokerError
-        ) as error:  # now and then the job's log is lost, which is as young: that is told
+        except nbmr.BrokerError as error:
+            # the job's log is as young as the queue, and is lost now and then: that is told
             if "does not have a replica" not in str(error):
                 raise
             job.forget()
