@@ -51,20 +51,18 @@ def jobs(client, monkeypatch):
 
 
 @pytest.fixture
-def nothing_left(server, client):
+def nothing_left(server, client, eventually):
     """Nothing is left of any job, wherever it might be, when the test is over."""
     folder = Path("/dev/shm") / f"nbmr-{os.getuid()}-{Path(server.info.data_dir).name}"
 
     def left():
         files = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        return sorted(files + [name for name in server.queues() if name.startswith("nbmr.job.")])
+        return {*files, *(name for name in server.queues() if name.startswith("nbmr.job."))}
 
-    before = left()
+    before = left()  # such as a stream that is kept for the next job, and deleted in between
     yield
-    until = time.monotonic() + 20  # what an interrupt has left behind is deleted by a worker
-    while (found := left()) != before and time.monotonic() < until:
-        time.sleep(0.1)
-    assert found == before
+    # what an interrupt has left behind is deleted by a worker
+    eventually(lambda: not left() - before)
 
 
 def wait_for(file):
