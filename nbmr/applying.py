@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Calls:
+class Apply:
     """Calls a function as pandas would, and returns what each call gave, packed.
 
     Parameters

@@ -12,7 +12,7 @@ from nbmr.calling import Encoded
 from nbmr.tasks import Source, Task
 
 if TYPE_CHECKING:
-    from nbmr.executor import Executor
+    from nbmr.calls_job import CallsJob
 
 #: Seconds of work that calls which are sent together should take; the most of them, and most bytes.
 _BATCH_SECONDS, _BATCH_CALLS, _BATCH_BYTES = 0.02, 500, 1 << 20
@@ -27,15 +27,16 @@ class Call(Future[Any]):
 
     Parameters
     ----------
-    executor
-        Whose call it is.
+    job
+        What has it made.
     encoded
         The function with its arguments, until it was sent.
     """
 
-    def __init__(self, executor: Executor, encoded: Encoded | None = None) -> None:
+    def __init__(self, job: CallsJob, encoded: Encoded) -> None:
         super().__init__()
-        self._executor, self.encoded = executor, encoded
+        self._job = job
+        self.encoded: Encoded | None = encoded
         #: Its number in the job, and that of its task; -1 before it was sent.
         self.number = self.task = -1
 
@@ -46,12 +47,12 @@ class Call(Future[Any]):
         if not super().cancel():
             return False
         self.set_running_or_notify_cancel()  # tells those that wait for it
-        self._executor.drop(self)
+        self._job.drop(self)
         return True
 
     def running(self) -> bool:
         """Whether a worker is at it."""
-        return not self.done() and self._executor.runs(self.task)
+        return not self.done() and self._job.runs(self)
 
 
 class Calls(Source):

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import contextlib
 import functools
 import itertools
 import secrets
-import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
-from concurrent.futures import BrokenExecutor, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
 from nbmr import api, codec, pools
-from nbmr.calling import CallEncoded, Encoded, InitializerFailed, call_each
-from nbmr.calls import Call, Calls
+from nbmr.calling import CallEncoded, Encoded, call_each
+from nbmr.calls import Calls
+from nbmr.calls_job import CallsJob
 from nbmr.errors import ConfigError, NbmrError
 
 if TYPE_CHECKING:
     from nbmr.client import Client
-    from nbmr.failures import Failure
-    from nbmr.job import Job
-    from nbmr.outcome import Outcome
-
-#: Seconds between two looks at what may keep calls from being made, and after which it is said.
-_LOOK_SECONDS, _SAY_SECONDS = 1.0, 10.0
-
-_open: weakref.WeakSet[Executor] = weakref.WeakSet()
-#: Set when the main thread has ended: no thread can be started then.
-_ending = threading.Event()
-# As the executors of the standard library do; there is no public way to be told before others clean up.
-threading._register_atexit(_ending.set)  # type: ignore[attr-defined]  # noqa: SLF001
-
-
-@atexit.register
-def _finish_all() -> None:
-    """Wait for all calls at the end of the process, as the executors of the standard library do."""
-    for executor in list(_open):
-        executor.shutdown()
 
 
 class Executor(futures.Executor):
@@ -102,20 +78,8 @@ class Executor(futures.Executor):
         self._most = max_workers
         self._fn = CallEncoded(secrets.token_hex(8), initializer, tuple(initargs))
         self._lock = threading.Lock()
-        self._job: Job | None = None
-        #: Starts the job, and gives each call its outcome.
-        self._collector: threading.Thread | None = None
-        self._reset()
-        #: What keeps the calls from being made, since when, and whether it was said.
-        self._trouble = ("", 0.0, True)
         self._closed = False
-        self._broken: BaseException | None = None
-
-    def _reset(self) -> None:
-        """Be as one that nobody has called yet."""
-        self._calls = Calls(singly=self._timeout is not None, most=self._most, shares_from=self._shares_from)
-        self._begun = False
-        self._started: futures.Future[None] = futures.Future()
+        self._job = self._new_job()
 
     # ---------------------------------------------------------------- concurrent.futures' interface
 
@@ -136,35 +100,28 @@ class Executor(futures.Executor):
         NbmrError
             If the job can't be started: no broker, or a wrong setting.
         """
-        call = Call(self)
         with self._lock:
             self._check()
         try:
-            call.encoded = Encoded(codec.encode_function(fn, args, kwargs))
+            encoded = Encoded(codec.encode_function(fn, args, kwargs))
         except NbmrError as exc:
-            call.set_exception(exc)
-            return call
+            failed: futures.Future[Any] = futures.Future()
+            failed.set_exception(exc)
+            return failed
         with self._lock:
             self._check()
-            if not self._begun:
-                collector = threading.Thread(target=self._work, name="nbmr executor", daemon=True)
-                collector.start()
-                self._collector, self._begun = collector, True
-                _open.add(self)
-            self._calls.put(call)
-            started = self._started
-        if not started.done() and not _in_event_loop():
-            started.result()
+            if self._job.failed:
+                self._job = self._new_job()
+            job = self._job
+            call = job.put(encoded)
+        job.wait_for_begin()
         return call
 
     def _check(self) -> None:
         """Raise why no call is taken any more, if so."""
-        if self._broken is not None:
-            raise BrokenExecutor(str(self._broken)) from self._broken
+        self._job.check()
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if _ending.is_set():
-            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     @property
     def _max_workers(self) -> int:
@@ -221,135 +178,22 @@ class Executor(futures.Executor):
         """
         with self._lock:
             self._closed = True
-            collector = self._collector
+            job = self._job
         if cancel_futures:
-            for call in self._calls.unfinished():
+            for call in job.calls.unfinished():
                 if not call.running():
                     call.cancel()
-        self._calls.close()
-        if self._job is not None:
-            self._job.log.wake()
-        if wait and collector is not None:
-            collector.join()
+        job.close()
+        if wait:
+            job.join()
 
-    # ---------------------------------------------------------------- its job
-
-    def _work(self) -> None:
-        """Start the job, and give each future what its call gave, until all have it; in a thread."""
-        try:
-            job = self._job = self._start()
-        except BaseException as exc:  # noqa: BLE001 - whoever waits for a call is told
-            self._give_up(exc)
-            return
-        self._started.set_result(None)
-        self._collect(job)
-
-    def _give_up(self, error: BaseException) -> None:
-        """Fail the calls that waited for the start. Nothing has begun: the next one tries again."""
-        with self._lock:
-            left, started = self._calls.take_all(), self._started
-            _open.discard(self)
-            if not self._closed:
-                self._reset()
-        started.set_exception(error)
-        _fail(left, error)
-
-    def _start(self) -> Job:
-        """Begin the job that all calls are tasks of."""
-        client = self._client or api.client(progress=False)
+    def _new_job(self) -> CallsJob:
+        """Return what nobody has called yet."""
+        calls = Calls(singly=self._timeout is not None, most=self._most, shares_from=self._shares_from)
         options = {
             "queue": self._queue, "on_error": "keep", "gather": "list", "name": self._name,
             "timeout": self._timeout,
         }  # fmt: skip
-        job, send = client.start(self._calls, self._fn, (), options)
-        job.send_in_background(send)
+        job = CallsJob(calls, self._client, self._fn, options, self._lock)
+        weakref.finalize(self, job.close).atexit = False  # who drops an executor still gets all results
         return job
-
-    def _collect(self, job: Job) -> None:
-        """Give each future what its call gave, until all have it."""
-        try:
-            while not self._calls.over:
-                outcomes, failures = job.log.take(_LOOK_SECONDS)
-                if outcomes:
-                    self._hand_out(outcomes, failures)
-                elif job.log.ended:
-                    break
-                else:
-                    job.look()
-                    self._say(job.hint if self._calls.unfinished() else "")
-        except NbmrError as exc:
-            self._break(BrokenExecutor(str(exc)))
-        finally:
-            self._break(BrokenExecutor(f"The executor's job {job.id} was {job.status} from elsewhere."))
-            job.forget()
-            _open.discard(self)
-
-    def _hand_out(self, outcomes: list[Outcome], failures: dict[int, Failure]) -> None:
-        """Give futures what their calls gave; who waits for others keeps no result then."""
-        for outcome in outcomes:
-            values = outcome.values(writable=True, last=True)
-            for number in range(outcome.start, outcome.start + len(values)):
-                self._settle(number, values.pop(0), failures.get(number))
-        outcomes.clear()
-
-    def _say(self, hint: str) -> None:
-        """Say what keeps the calls from being made, once, if it does so for long: nobody shows the job."""
-        known, since, said = self._trouble
-        if hint != known:
-            self._trouble = hint, time.monotonic(), not hint
-        elif not said and time.monotonic() - since > _SAY_SECONDS:
-            self._trouble = hint, since, True
-            print(f"nbmr: {self._name} waits. {hint}", file=sys.stderr)  # noqa: T201 - there is no view
-
-    def _settle(self, number: int, value: Any, failure: Failure | None) -> None:
-        """Give one future what its call gave."""
-        call = self._calls.take(number)
-        if call is None:  # cancelled
-            return
-        error: BaseException | None = None
-        if failure is not None:
-            error = failure.error()
-            if isinstance(failure.exception, InitializerFailed):
-                self._broken = error = BrokenExecutor(f"The initializer failed: {failure.exception}")
-                self._calls.close()
-            elif failure.exception is not None:
-                failure.exception.__cause__ = error  # which has the remote traceback
-                error = failure.exception
-        with contextlib.suppress(InvalidStateError):  # cancelled just now
-            if error is not None:
-                call.set_exception(error)
-            else:
-                call.set_result(value)
-
-    def _break(self, error: BaseException) -> None:
-        """Fail every call that has no outcome, if there is one, and take no more."""
-        with self._lock:
-            left = self._calls.take_all()
-            if left or not self._closed:
-                self._broken = self._broken or error
-        _fail(left, error)
-
-    def drop(self, call: Call) -> None:
-        """Have a call that was cancelled never be made, or end it where it runs."""
-        task = self._calls.drop(call)
-        if task is not None and self._job is not None:
-            self._job.drop(task)
-
-    def runs(self, task: int) -> bool:
-        """Whether a worker is at a task."""
-        return self._job is not None and self._job.log.runs(task)
-
-
-def _fail(calls: list[Call], error: BaseException) -> None:
-    for call in calls:
-        with contextlib.suppress(InvalidStateError):  # cancelled just now
-            call.set_exception(error)
-
-
-def _in_event_loop() -> bool:
-    """Whether this thread runs an event loop, which must not be kept waiting."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

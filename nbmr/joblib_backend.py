@@ -188,7 +188,7 @@ class _Executor(Executor):
     def abort(self) -> None:
         """Take no more calls, and cancel all, those that run included."""
         self.shutdown(wait=False)
-        for call in self._calls.unfinished():
+        for call in self._job.calls.unfinished():
             call.cancel()
 
 

@@ -2,17 +2,16 @@
 
 The calls of the function are made on workers. What pandas makes of their results (a Series, a frame, which
 dtypes) it says itself: in the kernel it is given the results, one by one, by a function that takes the place
-of the user's. Numbers, and rows of numbers, of which there may be many, are put together here.
+of the user's; but for the plain ones, of which there may be many, see `nbmr.applied`.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from nbmr import api
-from nbmr.applying import Calls, Element, Packed
+from nbmr.applied import put_together, unpack
+from nbmr.applying import Apply, Element
 from nbmr.errors import ConfigError, TaskError
 
 if TYPE_CHECKING:
@@ -113,21 +112,21 @@ class Engine:
             if isinstance(data, np.ndarray):
                 return np.apply_along_axis(func, axis, data, *args, **kwargs)
             return data.apply(func, axis=axis, args=args, **kwargs)
-        calls = Calls(func, args, kwargs, axis)
+        calls = Apply(func, args, kwargs, axis)
         if isinstance(data, np.ndarray):
             packed = self._run(_pieces_of_array(data, axis), calls)
-            results = _unpack(packed)
+            results = unpack(packed)
             return np.apply_along_axis(lambda _one: _as_pandas_has_it(next(results)), axis, data)
         if axis == 0:
             packed = self._run([data.iloc[:, number : number + 1] for number in range(data.shape[1])], calls)
         else:
             packed = self._run(data, calls)
-        if axis == 1 and (whole := _put_together(data, packed)) is not None:
+        if axis == 1 and (whole := put_together(data, packed)) is not None:
             return whole.__finalize__(data, method="apply")
-        results = _unpack(packed)
+        results = unpack(packed)
         return data.apply(lambda _one: next(results), axis=axis)
 
-    def _run(self, data: Any, fn: Calls | Element, *args: Any) -> list[Any]:
+    def _run(self, data: Any, fn: Apply | Element, *args: Any) -> list[Any]:
         """Map on the workers; what the function raised is raised as it was, as pandas does."""
         __tracebackhide__ = True
         client = self._client or api.client(progress=self._options.get("progress", True))
@@ -142,51 +141,6 @@ class Engine:
                 raise
             raise error.__cause__ from error
         return results
-
-
-def _put_together(data: Any, packed: list[Packed]) -> Any:
-    """Make of rows' results what pandas does, where that is plain; None where it isn't."""
-    import numpy as np  # noqa: PLC0415 - slow to import
-    import pandas as pd  # noqa: PLC0415 - slow to import
-
-    if type(data) is not pd.DataFrame or not packed:
-        return None
-    first = packed[0]
-    if all(one.index is None and _are_numbers(one.results) for one in packed):
-        if len({one.results.dtype for one in packed}) == 1:
-            return pd.Series(np.concatenate([one.results for one in packed]), index=data.index)
-    elif first.index is not None:
-        if all(
-            one.index is not None
-            and one.results.dtype == first.results.dtype
-            and one.index.identical(first.index)
-            for one in packed
-        ):
-            rows = np.concatenate([one.results for one in packed])
-            return pd.DataFrame(rows, index=data.index, columns=first.index)
-        return None
-    if first.count and not _is_sequence(first.results[0]):
-        return pd.Series(dict(enumerate(_unpack(packed)))).set_axis(data.index)
-    return None
-
-
-def _are_numbers(results: Any) -> bool:
-    """Whether pandas makes a Series of just these out of them, one by one."""
-    return hasattr(results, "dtype") and results.ndim == 1 and results.dtype in ("f8", "i8", "?")
-
-
-def _is_sequence(value: Any) -> bool:
-    """Whether pandas may make a row of it, if it is the first result."""
-    try:
-        iter(value)
-        len(value)
-    except (TypeError, AttributeError):
-        return False
-    return not isinstance(value, str | bytes)
-
-
-def _unpack(packed: list[Packed]) -> Iterator[Any]:
-    return itertools.chain.from_iterable(one.unpack() for one in packed)
 
 
 def _pieces_of_array(data: Any, axis: int) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures as cf
+import gc
 import os
 import signal
 import threading
@@ -217,7 +218,7 @@ def test_a_result_that_was_taken_is_kept_by_nobody(executor, eventually):
 
 
 def test_what_keeps_calls_waiting_is_said(named, queue, capsys, monkeypatch, eventually):
-    monkeypatch.setattr("nbmr.executor._SAY_SECONDS", 1.0)
+    monkeypatch.setattr("nbmr.calls_job._SAY_SECONDS", 1.0)
     with nbmr.Client(named.url, key=named.key) as other:
         executor = nbmr.Executor(queue, client=other, name="lonely")
         future, said = executor.submit(abs, -1), []
@@ -243,10 +244,22 @@ def test_nothing_is_left(client, server):
     with nbmr.Executor(client=client, name="leaves-nothing") as executor:
         assert list(executor.map(len, [bytes(3_000_000)] * 4)) == [3_000_000] * 4
         assert "leaves-nothing" in set(client.jobs()["name"])
-        job, folder = executor._job.id, executor._job.shared
+        job, folder = executor._job.job.id, executor._job.job.shared
     assert "leaves-nothing" not in set(client.jobs()["name"])
     assert not [name for name in server.queues() if job in name]
     assert not os.path.exists(folder)  # noqa: PTH110
+
+
+def test_one_that_is_dropped_ends_when_its_calls_are_done(client, tmp_path, gate, eventually):
+    executor = nbmr.Executor(client=client, name="dropped")
+    future = executor.submit(gated, tmp_path / "log", gate)
+    del executor
+    gc.collect()
+    eventually(future.running)
+    assert "dropped" in set(client.jobs()["name"])
+    gate.touch()
+    assert future.result(PATIENCE) == 0
+    eventually(lambda: "dropped" not in set(client.jobs()["name"]))
 
 
 def test_an_initializer(client, queue):
@@ -292,7 +305,7 @@ def test_a_job_that_is_cancelled_from_elsewhere_breaks_it(client, tmp_path, gate
     executor = nbmr.Executor(client=client)
     future = executor.submit(gated, tmp_path / "log", gate)
     eventually(future.running)
-    client.attach(executor._job.id).cancel()
+    client.attach(executor._job.job.id).cancel()
     with pytest.raises(cf.BrokenExecutor, match="cancelled"):
         future.result(PATIENCE)
     with pytest.raises(cf.BrokenExecutor):
@@ -370,9 +383,9 @@ def test_many_short_calls_from_many_threads(executor):
     with cf.ThreadPoolExecutor(4) as threads:
         for base, results in zip(range(2, 6), threads.map(work, range(2, 6)), strict=True):
             assert results == [base**x for x in range(200)]
-    assert not executor._calls._sent
-    assert not executor._calls._left
-    assert not any(outcome.payload for outcome in executor._job.log.outcomes.values())
+    assert not executor._job.calls._sent
+    assert not executor._job.calls._left
+    assert not any(outcome.payload for outcome in executor._job.job.log.outcomes.values())
 
 
 def test_large_arguments_and_results(executor):

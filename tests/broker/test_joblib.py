@@ -366,7 +366,7 @@ def test_a_limit_of_size_is_joblibs(jobs):
 
 def test_what_failed_can_be_run_again(client, route):
     executor = nbmr.Executor(client=client)
-    executor._calls.shares_from = 1_000_000
+    executor._job.calls.shares_from = 1_000_000
 
     def fn(array, number):
         return int(array.sum()) // number
@@ -379,7 +379,7 @@ def test_what_failed_can_be_run_again(client, route):
         with pytest.raises(ZeroDivisionError):
             failure.replay()
         assert calls[2].result(PATIENCE) == array.size // 2
-        assert executor._job.log.bytes_sent < 1.5 * array.nbytes
+        assert executor._job.job.log.bytes_sent < 1.5 * array.nbytes
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks the system for open files")
