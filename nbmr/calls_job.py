@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import logging
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nbmr import api
 from nbmr.calling import CallEncoded, Encoded, InitializerFailed
 from nbmr.calls import Call, Calls
-from nbmr.errors import NbmrError
+from nbmr.errors import BrokerError, NbmrError
 
 if TYPE_CHECKING:
     from nbmr.client import Client
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at what may keep calls from being made, and after which it is said.
 _LOOK_SECONDS, _SAY_SECONDS = 1.0, 10.0
+#: Where the executors of the standard library say that an initializer failed.
+_log = logging.getLogger("concurrent.futures")
 
 _begun: weakref.WeakSet[CallsJob] = weakref.WeakSet()
 #: Set when the main thread has ended: no thread can be started then.
@@ -113,6 +116,22 @@ class CallsJob:
         if self._thread.ident is not None:
             self._thread.join()
 
+    def cancel_waiting(self) -> None:
+        """Cancel all calls but those that workers are at: as many tasks, the first ones, as there are slots.
+
+        What a worker has just got it hasn't told of yet, and it is not to be ended in the middle.
+        """
+        client, slots = self._client or api.client(progress=False), 0
+        with contextlib.suppress(BrokerError):  # out of reach: then only what is known to run goes on
+            slots = client.slots(self._options["queue"])
+        first: set[object] = set()
+        for call in self.calls.unfinished():
+            task = call if call.task < 0 else call.task
+            if len(first) < slots:
+                first.add(task)
+            if task not in first and not call.running():
+                call.cancel()
+
     def drop(self, call: Call) -> None:
         """Have a call that was cancelled never be made, or end it where it runs."""
         task = self.calls.drop(call)
@@ -172,6 +191,7 @@ class CallsJob:
         if failure is not None:
             error = failure.error()
             if isinstance(failure.exception, InitializerFailed):
+                _log.critical("Exception in initializer:", exc_info=failure.exception)
                 self.broken = error = BrokenExecutor(f"The initializer failed: {failure.exception}")
                 self.calls.close()
             elif failure.exception is not None:

@@ -16,6 +16,7 @@ from nbmr.calling import CallEncoded, Encoded, call_each
 from nbmr.calls import Calls
 from nbmr.calls_job import CallsJob
 from nbmr.errors import ConfigError, NbmrError
+from nbmr.options import check_options
 
 if TYPE_CHECKING:
     from nbmr.client import Client
@@ -70,12 +71,16 @@ class Executor(futures.Executor):
         name: str = "executor",
         max_workers: int | None = None,
     ) -> None:
+        if isinstance(queue, int):
+            raise ConfigError(f"The first argument is a queue's name. Say max_workers={queue} for a number.")
         if initializer is not None and not callable(initializer):
             raise ConfigError(f"initializer has to be callable; got {type(initializer).__name__}.")
         if max_workers is not None and max_workers < 1:
             raise ConfigError("max_workers must be greater than 0.")
-        self._queue, self._client, self._name, self._timeout = queue, client, name, timeout
-        self._most = max_workers
+        self._options = check_options(
+            call_each, queue, timeout=timeout, on_error="keep", gather="list", name=name
+        )
+        self._client, self._most = client, max_workers
         self._fn = CallEncoded(secrets.token_hex(8), initializer, tuple(initargs))
         self._lock = threading.Lock()
         self._closed = False
@@ -129,7 +134,7 @@ class Executor(futures.Executor):
         if self._most is not None:
             return self._most
         client = self._client or api.client(progress=False)
-        return client.slots(self._queue) or pools.cores()
+        return client.slots(self._options["queue"]) or pools.cores()
 
     def map(
         self,
@@ -174,26 +179,21 @@ class Executor(futures.Executor):
         wait
             Whether to wait until all calls are done. If not, they are done in the background.
         cancel_futures
-            Whether to cancel the calls that no worker has begun.
+            Whether to cancel the calls that wait: all but those that a worker is at, or that are next.
         """
         with self._lock:
             self._closed = True
             job = self._job
         if cancel_futures:
-            for call in job.calls.unfinished():
-                if not call.running():
-                    call.cancel()
+            job.cancel_waiting()
         job.close()
         if wait:
             job.join()
 
     def _new_job(self) -> CallsJob:
         """Return what nobody has called yet."""
-        calls = Calls(singly=self._timeout is not None, most=self._most, shares_from=self._shares_from)
-        options = {
-            "queue": self._queue, "on_error": "keep", "gather": "list", "name": self._name,
-            "timeout": self._timeout,
-        }  # fmt: skip
-        job = CallsJob(calls, self._client, self._fn, options, self._lock)
+        singly = self._options["timeout"] is not None
+        calls = Calls(singly=singly, most=self._most, shares_from=self._shares_from)
+        job = CallsJob(calls, self._client, self._fn, self._options, self._lock)
         weakref.finalize(self, job.close).atexit = False  # who drops an executor still gets all results
         return job

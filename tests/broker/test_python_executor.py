@@ -1,0 +1,105 @@
+"""Python's own tests of executors (from 3.12 on; Debian has them in libpython3.13-testsuite), with nbmr's.
+
+Left out is what is about threads or processes of this machine. Adapted is what starts a Python and makes an
+executor there by the name of one of the standard library's.
+"""
+
+from __future__ import annotations
+
+import unittest
+
+import pytest
+
+import nbmr
+
+pytest.importorskip("test.test_concurrent_futures", reason="has Python's own tests")
+
+from test.test_concurrent_futures import (
+    executor,
+    test_as_completed,
+    test_init,
+    test_shutdown,
+    test_wait,
+    util,
+)
+
+SCRIPT = """
+import atexit, nbmr, sys, time
+from pathlib import Path
+executor = nbmr.Executor(max_workers=5)
+"""
+
+
+class Executor(nbmr.Executor):
+    """Of the workers of this session."""
+
+    client: nbmr.Client
+
+    def __init__(self, **options):
+        super().__init__(client=self.client, **options)
+
+    @property
+    def _broken(self):
+        return self._job.broken
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _of_this_session(client):
+    Executor.client = client
+    yield
+    del Executor.client
+
+
+class NbmrMixin(util.ExecutorMixin):
+    """Has Python's tests use nbmr's executor."""
+
+    executor_type = Executor
+
+
+class Shutdown(test_shutdown.ExecutorShutdownTest):
+    """What is said of an executor's end."""
+
+    @pytest.fixture(autouse=True)
+    def _processes(self, start, tmp_path):
+        self.start, self.file = start, tmp_path / "apple"
+
+    def run_to_its_end(self, code):
+        process = self.start("-c", SCRIPT + code, str(self.file))
+        out, errors = process.communicate(timeout=60)
+        return process.returncode, out, errors
+
+    def test_interpreter_shutdown(self):
+        code = "executor.submit(lambda: time.sleep(1) or Path(sys.argv[1]).touch())"
+        code = code.replace("sys.argv[1]", repr(str(self.file)))
+        assert self.run_to_its_end(code) == (0, "", "")
+        assert self.file.exists()
+
+    def test_submit_after_interpreter_shutdown(self):
+        code = """
+@atexit.register
+def run_last():
+    try:
+        executor.submit(id, None)
+    except RuntimeError:
+        print("runtime-error")
+        raise
+"""
+        _, out, errors = self.run_to_its_end(code)
+        assert out == "runtime-error\n"
+        assert "RuntimeError: cannot schedule new futures" in errors
+
+    def test_hang_gh83386(self):
+        code = f"executor.submit(lambda: time.sleep(1) or Path({str(self.file)!r}).touch())\n"
+        assert self.run_to_its_end(code + "executor.shutdown(wait=False)") == (0, "", "")
+        assert self.file.exists()
+
+
+for tests in (
+    executor.ExecutorTest,
+    test_as_completed.AsCompletedTests,
+    test_init.FailingInitializerMixin,
+    test_init.InitializerMixin,
+    test_wait.WaitTests,
+    Shutdown,
+):
+    util.create_executor_tests(globals(), tests, (unittest.TestCase,), (NbmrMixin,))
