@@ -6,6 +6,8 @@ executor there by the name of one of the standard library's.
 
 from __future__ import annotations
 
+import secrets
+import time
 import unittest
 
 import pytest
@@ -24,7 +26,7 @@ from test.test_concurrent_futures import (
 )
 
 SCRIPT = """
-import atexit, nbmr, sys, time
+import atexit, nbmr, time
 from pathlib import Path
 executor = nbmr.Executor(max_workers=5)
 """
@@ -50,10 +52,31 @@ def _of_this_session(client):
     del Executor.client
 
 
+class Event:
+    """What calls wait for, wherever they are made."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def set(self):
+        self.file.touch()
+
+    def wait(self):
+        while not self.file.exists():
+            time.sleep(0.01)
+
+
 class NbmrMixin(util.ExecutorMixin):
     """Has Python's tests use nbmr's executor."""
 
     executor_type = Executor
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        self.folder = tmp_path
+
+    def create_event(self):
+        return Event(self.folder / secrets.token_hex(8))
 
 
 class Shutdown(test_shutdown.ExecutorShutdownTest):
@@ -64,13 +87,12 @@ class Shutdown(test_shutdown.ExecutorShutdownTest):
         self.start, self.file = start, tmp_path / "apple"
 
     def run_to_its_end(self, code):
-        process = self.start("-c", SCRIPT + code, str(self.file))
+        process = self.start("-c", SCRIPT + code)
         out, errors = process.communicate(timeout=60)
         return process.returncode, out, errors
 
     def test_interpreter_shutdown(self):
-        code = "executor.submit(lambda: time.sleep(1) or Path(sys.argv[1]).touch())"
-        code = code.replace("sys.argv[1]", repr(str(self.file)))
+        code = f"executor.submit(lambda: time.sleep(1) or Path({str(self.file)!r}).touch())"
         assert self.run_to_its_end(code) == (0, "", "")
         assert self.file.exists()
 
