@@ -318,7 +318,9 @@ import os, time, nbmr, pandas as pd
 from pathlib import Path
 def stop(group):
     Path({str(tmp_path / "reduce")!r}).touch()
-    time.sleep(8)
+    until = time.monotonic() + 60
+    while not Path({str(tmp_path / "killed")!r}).exists() and time.monotonic() < until:
+        time.sleep(0.1)
 data = pd.DataFrame({{"k": [1] * 100}})
 nbmr.map_reduce(data, lambda part: part, stop, "k", progress=False, reducers=1)
 """
@@ -327,4 +329,5 @@ nbmr.map_reduce(data, lambda part: part, stop, "k", progress=False, reducers=1)
     assert sum(name.startswith("nbmr.job.") for name in server.queues()) >= 2
     kernel.kill()
     kernel.wait()
+    (tmp_path / "killed").touch()
     eventually(lambda: not [name for name in server.queues() if name.startswith("nbmr.job.")], 60)
