@@ -7,6 +7,7 @@ copies out and two in. What is overridden is private to pika: hence the bound on
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from typing import Any
 
@@ -23,6 +24,7 @@ _HEAD_AND_END = spec.FRAME_HEADER_SIZE + spec.FRAME_END_SIZE
 _transport = io_services_utils._AsyncTransportBase  # noqa: SLF001 - there is no public setting
 _transport._MAX_RECV_BYTES = 256 << 10  # noqa: SLF001
 _transport._MAX_CONSUME_BYTES = 2 << 20  # noqa: SLF001
+_Plain = io_services_utils._AsyncPlaintextTransport  # noqa: SLF001
 
 
 class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika's types are not looked at
@@ -63,6 +65,15 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika's types a
         if len(body) == 1:
             frames = [b"".join(frames)]  # one call of send()
         self._output_marshaled_frames(frames)
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        """Send at once what the socket takes: pika would wait until its loop says that it can be written."""
+        transport: Any = self._transport
+        if type(transport) is _Plain and not transport.get_write_buffer_size():
+            with contextlib.suppress(OSError, AttributeError):  # it is full, broken or closed: pika finds out
+                data = data[transport._sock.send(data) :]  # noqa: SLF001
+        if data:
+            transport.write(data)
 
     def _on_data_available(self, data_in: bytes) -> None:
         self.bytes_received += len(data_in)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import selectors
+import math
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -122,13 +123,10 @@ class Guard:
     def idle(self) -> None:
         """Wait until woken; a child that dies meanwhile is replaced."""
         child = self._living()
-        with selectors.DefaultSelector() as selector:
-            for file in (child.sock, child.output, self._wake):
-                selector.register(file, selectors.EVENT_READ)
-            ready = {key.fileobj for key, _ in selector.select()}
-        if child.output in ready:
+        ready = {file for file, _ in self._poll(child).poll()}
+        if child.output.fileno() in ready:
             child.read_output()
-        if child.sock in ready:  # it says nothing unasked
+        if child.sock.fileno() in ready:  # it says nothing unasked
             _log.warning("a task's process died while it had no task: %s", self._bury())
             self.start()
         self._drain()
@@ -227,36 +225,41 @@ class Guard:
         """Wait for the child's reply, with an eye on everything that may end the task before."""
         began, told = time.monotonic(), False
         deadline = began + timeout if timeout else None
-        with selectors.DefaultSelector() as selector:
-            for file in (child.sock, child.output, self._wake):
-                selector.register(file, selectors.EVENT_READ)
-            while True:
-                now = time.monotonic()
-                if not told and now - began >= begun_after:
-                    tell_begun()
-                    told = True
-                looks = (
-                    None if told else begun_after - (now - began),
-                    deadline and max(0.0, deadline - now),
-                    MEMORY_SECONDS if self._limit else None,
-                    self._output.due(),
-                )
-                patience = min((seconds for seconds in looks if seconds is not None), default=None)
-                ready = {key.fileobj for key, _ in selector.select(patience)}
-                if child.output in ready and not child.read_output():
-                    selector.unregister(child.output)
-                self._output.send()
-                if child.sock in ready:
-                    return pipe.receive_header(child.sock)[0]
-                if self._wake in ready:  # perhaps since before this task: then there is no reason
-                    self._drain()
-                    if why := why_stop():
-                        self._stop(child, why)
-                if deadline is not None and time.monotonic() >= deadline:
-                    self._stop(child, "timeout")
-                if self._limit and child.memory() > self._limit:
-                    child.kill()
-                    raise self._bury(f"its memory limit of {self._limit / 1e6:.0f} MB")
+        poll = self._poll(child)
+        while True:
+            now = time.monotonic()
+            if not told and now - began >= begun_after:
+                tell_begun()
+                told = True
+            looks = (
+                None if told else begun_after - (now - began),
+                deadline and max(0.0, deadline - now),
+                MEMORY_SECONDS if self._limit else None,
+                self._output.due(),
+            )
+            patience = min((seconds for seconds in looks if seconds is not None), default=None)
+            ready = {file for file, _ in poll.poll(None if patience is None else math.ceil(1000 * patience))}
+            if child.output.fileno() in ready and not child.read_output():
+                poll.unregister(child.output)
+            self._output.send()
+            if child.sock.fileno() in ready:
+                return pipe.receive_header(child.sock)[0]
+            if self._wake.fileno() in ready:  # perhaps since before this task: then there is no reason
+                self._drain()
+                if why := why_stop():
+                    self._stop(child, why)
+            if deadline is not None and time.monotonic() >= deadline:
+                self._stop(child, "timeout")
+            if self._limit and child.memory() > self._limit:
+                child.kill()
+                raise self._bury(f"its memory limit of {self._limit / 1e6:.0f} MB")
+
+    def _poll(self, child: Child) -> select.poll:
+        """Return what waits for anything from the child, or a call to wake up: made once for each wait."""
+        poll = select.poll()  # an epoll would take a call of the system for each file
+        for file in (child.sock, child.output, self._wake):
+            poll.register(file, select.POLLIN)
+        return poll
 
     def _stop(self, child: Child, why: str) -> None:
         """Interrupt the task; kill its process if it doesn't end by itself, or leaves something running."""

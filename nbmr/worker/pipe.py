@@ -11,6 +11,8 @@ from nbmr.codec import Buffer
 
 #: Open files that go with one byte; Linux takes 253 (SCM_MAX_FD).
 FILES = 200
+#: Most bytes of a payload that go in one piece with its header, so that who waits for them wakes up once.
+_TOGETHER_BYTES = 64 << 10
 
 
 def batched(files: Sequence[int]) -> Iterator[list[int]]:
@@ -31,7 +33,11 @@ def send(
     """
     header = header | {"size": sum(memoryview(part).nbytes for part in parts), "files": len(files)}
     text = json.dumps(header).encode()
-    sock.sendall(len(text).to_bytes(4, "big") + text)
+    head = len(text).to_bytes(4, "big") + text
+    if not files and header["size"] <= _TOGETHER_BYTES:
+        sock.sendall(b"".join((head, *parts)))
+        return
+    sock.sendall(head)
     for group in batched(files):
         socket.send_fds(sock, [b"f"], group)
     for part in parts:
