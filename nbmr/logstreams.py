@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 
 from nbmr import registry, topology
 from nbmr.broker import Broker, Consumer, Delivery
@@ -60,8 +60,8 @@ class LogStream:
 
     def __init__(self, broker: Broker, job: str) -> None:
         self.job, self._broker = job, broker
-        #: Whether it is known to be there, since it was another job's log.
-        self.kept = False
+        #: Tells whether it is registered as a spare one, if it was another job's log: so it is there.
+        self.registered: Future[bool] | None = None
         #: Why nothing more can be read.
         self.lost: BrokerError | None = None
         #: Bytes of the messages that were read.
@@ -69,6 +69,11 @@ class LogStream:
         self._consumer: Consumer | None = None
         self._read: Callable[[Delivery], None] = Delivery.ack
         self._on_lost: Callable[[BrokerError], None] = lambda _error: None
+
+    @property
+    def kept(self) -> bool:
+        """Whether it was another job's log."""
+        return self.registered is not None
 
     def follow(self, read: Callable[[Delivery], None], on_lost: Callable[[BrokerError], None]) -> None:
         """Have its messages read; from the beginning, or where the job before has ended."""
@@ -102,6 +107,14 @@ class LogStream:
             self._consumer = None
 
 
+def _stored(stream: LogStream) -> bool:
+    """Whether the registration of a kept stream is stored, now or in a moment."""
+    registered = stream.registered
+    if registered is None or not wait([registered], _REGISTER_SECONDS).done or registered.exception():
+        return False
+    return registered.result()
+
+
 class LogStreams:
     """The streams that one client keeps; safe to use from several threads.
 
@@ -132,7 +145,7 @@ class LogStreams:
                     break
                 stream, since, generation = self._kept.pop()
             young = time.monotonic() - since < KEEP_SECONDS
-            if young and not stream.lost and generation == self._broker.generation:
+            if young and not stream.lost and generation == self._broker.generation and _stored(stream):
                 return stream
             self._delete(stream)
         return LogStream(self._broker, secrets.token_hex(6))
@@ -157,11 +170,7 @@ class LogStreams:
             registered = registry.register(self._broker, self._signer, spare)
         except BrokerError:  # closed
             return False
-        # if this process is killed right behind this, nobody is to take the job for one that is wanted
-        stored = wait([registered], _REGISTER_SECONDS).done
-        if not stored or registered.exception() or not registered.result():
-            return False
-        stream.job, stream.kept = after, True
+        stream.job, stream.registered = after, registered  # not waited for now: only the next job needs it
         with self._lock:
             self._kept.append((stream, time.monotonic(), self._broker.generation))
             if self._timer is None:

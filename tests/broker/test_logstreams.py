@@ -267,6 +267,6 @@ def test_a_stream_whose_registration_is_not_stored_is_deleted(fresh, server, use
 
     monkeypatch.setattr(logstreams.registry, "register", unstored)
     assert fresh.map([1], str) == ["1"]
-    assert topology.job_log(used[0].job).name not in streams(server)
     assert fresh.map([2], str) == ["2"]
     assert used[1] is not used[0]
+    assert topology.job_log(used[0].job).name not in streams(server)
