@@ -2,7 +2,7 @@
 
 pika's connections belong to one thread. Here that is the I/O thread; every other thread talks to it by
 callbacks. What has to survive a broken connection is kept outside of it: messages that are not confirmed are
-sent again (`Publisher`), calls are made again (`Calls`), consumers subscribe again (`Consumer`).
+sent again (`Publisher`), calls are made again (`Calls`), consumers subscribe again (`Subscriptions`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nbmr.broker.calls import Call, Calls, Operation
 from nbmr.broker.connection import Connection
 from nbmr.broker.consumer import Consumer
 from nbmr.broker.publisher import Body, Outgoing, Publisher
+from nbmr.broker.subscriptions import Subscriptions
 from nbmr.broker.trouble import translate
 from nbmr.broker.turns import all_done
 from nbmr.errors import BrokerError, BrokerUnreachable
@@ -37,8 +38,6 @@ CLOSE_SECONDS = 2.0
 RESTART_SECONDS = 2.0
 #: Seconds that what is under way may take when a connection is closed, reconnecting included.
 FINISH_SECONDS = 5.0
-#: Seconds before a consumer subscribes again that RabbitMQ could not serve yet.
-SUBSCRIBE_SECONDS = 0.3
 
 # Without a handler of its own, logging would print pika's remarks about a broken connection into the cell.
 logging.getLogger("pika").addHandler(logging.NullHandler())
@@ -83,7 +82,7 @@ class Link:
         self._heard = (0, 0.0)
         self._publisher = Publisher(self._changed, self._loop.call_later, self._on_ready)
         self._calls = Calls(self._loop.call_later)
-        self._consumers: set[Consumer] = set()
+        self._subscriptions = Subscriptions(self._loop.call_later)
         self._opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name=f"nbmr {name}", daemon=True)
         self._thread.start()
@@ -191,15 +190,15 @@ class Link:
         consumer.attach(
             self._soon,
             self._in_io_thread,
-            forget=lambda: self._consumers.discard(consumer),
-            again=lambda: self._subscribe_later(consumer),
+            forget=lambda: self._subscriptions.drop(consumer),
+            again=lambda: self._subscriptions.again(consumer),
         )
-        self._soon(lambda: self._add(consumer))
+        self._soon(lambda: self._subscriptions.add(consumer))
         return consumer
 
     def consumer_of(self, queue: str) -> Consumer | None:
         """Return a consumer of a queue, if there is one on this connection."""
-        return next((consumer for consumer in list(self._consumers) if consumer.queue == queue), None)
+        return self._subscriptions.of(queue)
 
     def connect_again(self) -> None:
         """Give up the connection, and make another one, to the next host first; all goes on by that one."""
@@ -333,14 +332,7 @@ class Link:
             self._connect_anew("it confirms nothing that it is sent")
             return
         self._calls.insist()
-        for consumer in list(self._consumers):
-            consumer.acknowledge()
-            if consumer.overdue():
-                silent = consumer.channel
-                consumer.lose()
-                self._subscribe(consumer)
-                if silent is not None and silent.is_open:
-                    silent.close()
+        self._subscriptions.insist()
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:
         self._failures = [BrokerError(f"RabbitMQ takes nothing at the moment: {frame.method.reason}")]
@@ -360,9 +352,7 @@ class Link:
             self._opened.set_result(None)
         self.version = str((self._connection.server_properties or {}).get("version", ""))
         self._calls.open(self._connection)
-        for consumer in self._consumers:
-            if consumer.channel is None:
-                self._subscribe(consumer)
+        self._subscriptions.open(self._connection)
 
     def _on_close(self, reason: Any, address: Address) -> None:
         self._connection = None
@@ -406,20 +396,4 @@ class Link:
         """Note that all that was open on the connection is gone."""
         self._publisher.lose()
         self._calls.lose()
-        for consumer in self._consumers:
-            consumer.lose()
-
-    def _add(self, consumer: Consumer) -> None:
-        self._consumers.add(consumer)
-        if self._publisher.ready:
-            self._subscribe(consumer)
-
-    def _subscribe_later(self, consumer: Consumer) -> None:
-        def subscribe() -> None:
-            if consumer in self._consumers and consumer.channel is None and self._publisher.ready:
-                self._subscribe(consumer)
-
-        self._loop.call_later(SUBSCRIBE_SECONDS, subscribe)
-
-    def _subscribe(self, consumer: Consumer) -> None:
-        self._connection.channel(on_open_callback=consumer.subscribe)
+        self._subscriptions.lose()
