@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbmr import compression, message, shared, topology
+from nbmr import compression, message, topology
+from nbmr.attempts import Attempts
 from nbmr.broker import Delivery
 from nbmr.errors import ProtocolError
 from nbmr.failures import Failure
 from nbmr.inputs import Given, Inputs
 from nbmr.message import Message
-from nbmr.outcome import Chunks, Outcome, failure
+from nbmr.outcome import Chunks, Outcome, failure, lost, stored
 from nbmr.printed import Printed
 from nbmr.signing import Signer
 from nbmr.standing import Member, Progress, Status
@@ -29,8 +30,6 @@ from nbmr.unit import add
 
 #: The kinds of messages in a job's log.
 _KINDS = ("opened", "sending", "started", "output", "input", "result", "chunk", "died", "sealed", "kept")
-
-
 #: Stands for what was given away.
 _TAKEN = Outcome(0, 0, None, (), {})
 
@@ -65,6 +64,8 @@ class JobLog:
     told: dict[str, Any] = field(default_factory=dict, repr=False)
     #: What tasks printed.
     printed: Printed = field(default_factory=Printed, repr=False)
+    #: Who made which attempts at its tasks.
+    attempts: Attempts = field(default_factory=Attempts, repr=False)
     #: Whether the results were let go, since they were gathered.
     given_away: bool = False
     #: Whether results are let go as soon as they are counted.
@@ -90,10 +91,6 @@ class JobLog:
     _given: int = 0
     #: The place in the log of what is being read.
     _offset: int = 0
-    #: What was told when each running task was started: attempt, worker, host, pid.
-    _running: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
-    #: By worker: its host, and how many tasks it has done, and how many failed.
-    _crew: dict[str, tuple[str, int, int]] = field(default_factory=dict, repr=False)
     #: Runs whose results can't be read here.
     _unreadable: set[str] = field(default_factory=set, repr=False)
     #: Large results on their way, by their run.
@@ -105,8 +102,6 @@ class JobLog:
     _decoding: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _work_seconds: float = 0.0
     _listeners: list[Callable[[], None]] = field(default_factory=list, repr=False)
-    #: For each task the stories of its attempts that came to nothing; with the unit they are about, or None.
-    _deaths: dict[int, list[tuple[int | None, str]]] = field(default_factory=dict, repr=False)
 
     @property
     def ended(self) -> bool:
@@ -124,19 +119,19 @@ class JobLog:
         with self.changed:
             if self._tasks is None or self.ended:
                 return []
-            seen = self.outcomes.keys() | self._running.keys()
+            seen = self.outcomes.keys() | self.attempts.running.keys()
             return [] if len(seen) == self._tasks else [n for n in range(self._tasks) if n not in seen]
 
     @property
     def begun(self) -> list[int]:
         """Numbers of the tasks that a worker has begun, and that have no answer yet."""
         with self.changed:
-            return [] if self.ended else list(self._running)
+            return [] if self.ended else list(self.attempts.running)
 
     def unanswered(self, count: int) -> dict[int, bool]:
         """Return which of the first so many tasks have no answer yet, and whether each was begun."""
         with self.changed:
-            return {task: task in self._running for task in range(count) if task not in self.outcomes}
+            return {task: self.runs(task) for task in range(count) if task not in self.outcomes}
 
     def progress(self) -> Progress:
         """Return how far it is."""
@@ -145,21 +140,18 @@ class JobLog:
             return Progress(
                 self.done,
                 self.failed,
-                len(self._running),
+                len(self.attempts.running),
                 self.total,
                 end - self.started_at,
                 self.bytes_received,
-                frozenset(self._crew),
+                self.attempts.workers,
                 self.bytes_sent,
             )
 
     def crew(self) -> dict[str, Member]:
         """Return what each worker did so far and is at now, by its name, in the order in which they came."""
         with self.changed:
-            tasks: dict[str, dict[int, float]] = {name: {} for name in self._crew}
-            for task, started in self._running.items():
-                tasks[started["worker"]][task] = started["since"]
-            return {name: Member(*known, tasks[name]) for name, known in self._crew.items()}
+            return self.attempts.crew()
 
     def failures(self) -> list[Failure]:
         """Return what failed so far, in the order of arrival."""
@@ -201,7 +193,7 @@ class JobLog:
             # it may have ended long before this was read
             if self.opened_at and status is not Status.CANCELLED:
                 self.ended_at = min(self.ended_at, self.started_at + max(0.0, self.heard_at - self.opened_at))
-            self._running.clear()
+            self.attempts.running.clear()
             self._chunks.clear()
             self._tell()
         self.on_end(status)
@@ -267,34 +259,13 @@ class JobLog:
             }
 
     def _on_started(self, entry: Message) -> None:
-        self._crew.setdefault(entry.fields["worker"], (entry.fields["host"], 0, 0))
-        if entry.task not in self.outcomes:
+        answered = entry.task in self.outcomes
+        if not answered:
             self.status = Status.RUNNING
-            before = self._running.get(entry.task, entry.fields)["attempt"]
-            if before < entry.fields["attempt"]:
-                self._note_silence(entry.task)
-            if before <= entry.fields["attempt"]:  # else: an old entry, sent again
-                self._running[entry.task] = entry.fields | {"since": entry.time}
+        self.attempts.start(entry.task, entry.fields, entry.time, answered=answered)
 
     def _on_died(self, entry: Message) -> None:
-        fields = entry.fields
-        if "unit" not in fields:  # or else it is still at the others
-            self._running.pop(entry.task, None)
-        self._note_death(entry.task, fields, fields["cause"])
-
-    def _note_death(self, task: int, fields: dict[str, Any], cause: str) -> None:
-        story = f"attempt {fields['attempt']}: {cause}, on {fields['host']} (pid {fields['pid']})"
-        stories = self._deaths.setdefault(task, [])
-        if (fields.get("unit"), story) not in stories:  # else: sent twice
-            stories.append((fields.get("unit"), story))
-
-    def _note_silence(self, task: int) -> dict[str, Any]:
-        """Note what became of an attempt that is over without a word; return what was told at its start."""
-        silent = self._running.pop(task, {})
-        if silent:
-            cause = f"worker {silent['worker']} was killed, or lost its connection to RabbitMQ"
-            self._note_death(task, silent, cause)
-        return silent
+        self.attempts.die(entry.task, entry.fields, entry.fields["cause"])
 
     def _on_output(self, entry: Message) -> None:
         fields = entry.fields
@@ -314,9 +285,9 @@ class JobLog:
     def _on_result(self, entry: Message) -> None:
         fields = entry.fields
         if fields.get("given_back_too_often"):  # another worker tells; say who had it last
-            last = self._note_silence(entry.task)
+            last = self.attempts.fall_silent(entry.task)
             fields = fields | {name: last[name] for name in ("host", "pid") if name in last}
-        self._running.pop(entry.task, None)
+        self.attempts.running.pop(entry.task, None)
         chunks = self._chunks.pop(fields["run"], None)
         self.printed.end(fields["run"])
         if entry.task in self.outcomes:
@@ -335,8 +306,7 @@ class JobLog:
             text, dropped = fields.get("printed", ""), fields.get("dropped", 0)
             self.printed.add(entry.task, fields["worker"], text, dropped)
         failures = outcome.failures
-        host, done, failed = self._crew.get(fields["worker"], (fields["host"], 0, 0))
-        self._crew[fields["worker"]] = host, done + (not failures), failed + bool(failures)
+        self.attempts.answer(fields, clean=not failures)
         self.done += fields["count"] - len(failures)
         self.failed += len(failures)
         self._work_seconds += fields.get("seconds", 0.0)
@@ -344,9 +314,8 @@ class JobLog:
             told = copy.deepcopy(self.told)  # another object, since views read the one that there is
             add(told, fields["told"])
             self.told = told
-        deaths = self._deaths.get(entry.task, [])
         for unit, why in failures.items():
-            story = [story for about, story in deaths if about in (None, unit)]
+            story = self.attempts.stories(entry.task, unit)
             given = None
             if self.inputs is not None and "input" in fields:
                 given = self.inputs.of(entry.task, unit, logged=fields["input"])
@@ -357,25 +326,16 @@ class JobLog:
     ) -> tuple[dict[str, Any], memoryview, int] | None:
         """Return what a result says, its payload, and where that begins; None if it isn't all there."""
         if not entry.readable or fields["run"] in self._unreadable:
-            return _lost(fields, compression.NEEDED), memoryview(b""), self._offset
+            return lost(fields, compression.NEEDED), memoryview(b""), self._offset
         payload = entry.payload
         if "stored" in fields:
-            fields, payload = self._shared(fields)
+            fields, payload = stored(fields, failures_only=self.counts_only)
         if "chunked" not in fields:
             self.bytes_received += len(payload)
             return fields, payload, self._offset
         if chunks is not None and chunks.whole(fields["chunked"]):
             return fields, memoryview(chunks.body), chunks.begin
         return None
-
-    def _shared(self, fields: dict[str, Any]) -> tuple[dict[str, Any], memoryview]:
-        """Return what a result that lies in shared memory says, and its payload."""
-        if self.counts_only and not fields.get("failures_encoded"):
-            return fields | {"layout": []}, memoryview(b"")
-        try:
-            return fields, shared.map_file(fields["stored"])
-        except shared.SharedGone as exc:  # it was computed, and can't be had: nobody else will tell
-            return _lost(fields, str(exc)), memoryview(b"")
 
     def seconds_per_unit(self) -> float | None:
         """Return how long a unit takes a worker on average; None before the first result."""
@@ -416,7 +376,7 @@ class JobLog:
         with self.changed:
             if task not in self.outcomes:
                 self.outcomes[task] = _TAKEN
-                self._running.pop(task, None)
+                self.attempts.running.pop(task, None)
             status = self._ending()
             self._tell()
         if status:
@@ -424,7 +384,7 @@ class JobLog:
 
     def runs(self, task: int) -> bool:
         """Whether a worker is at a task, as far as is known."""
-        return task in self._running
+        return task in self.attempts.running
 
     def wake(self) -> None:
         """Have everybody who waits for something new look again."""
@@ -437,9 +397,3 @@ class JobLog:
             self.given_away = True
             self._tell()
             self.outcomes = {task: outcome.without_values() for task, outcome in self.outcomes.items()}
-
-
-def _lost(fields: dict[str, Any], why: str) -> dict[str, Any]:
-    """Return what an answer says whose result can't be had here: all its units are lost."""
-    said = {"reason": "lost", "summary": f"its result can't be had: {why}", "attempts": 1}
-    return fields | {"layout": [], "failures": [], "failures_encoded": False, "all_failed": said}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nbmr import codec, schema, tracebacks
+from nbmr import codec, schema, shared, tracebacks
 from nbmr.errors import ProtocolError
 from nbmr.failures import Failure, Input
 
@@ -250,3 +250,19 @@ def _decode_failures(payload: memoryview, place: list[tuple[int, int]]) -> list[
     if not isinstance(failures, list) or not all(map(schema.failure, failures)):
         raise ProtocolError("failures that make no sense")
     return failures
+
+
+def stored(fields: dict[str, Any], *, failures_only: bool) -> tuple[dict[str, Any], memoryview]:
+    """Return what an answer in shared memory says, and its payload; without values if nobody wants them."""
+    if failures_only and not fields.get("failures_encoded"):
+        return fields | {"layout": []}, memoryview(b"")
+    try:
+        return fields, shared.map_file(fields["stored"])
+    except shared.SharedGone as exc:  # it was computed, and can't be had: nobody else will tell
+        return lost(fields, str(exc)), memoryview(b"")
+
+
+def lost(fields: dict[str, Any], why: str) -> dict[str, Any]:
+    """Return what an answer says whose result can't be had here: all its units are lost."""
+    said = {"reason": "lost", "summary": f"its result can't be had: {why}", "attempts": 1}
+    return fields | {"layout": [], "failures": [], "failures_encoded": False, "all_failed": said}

@@ -409,7 +409,7 @@ def test_a_task_goes_elsewhere_if_the_disk_is_full(named, queue, start, full_dis
             assert job.result(40) == [3_000_000 + x for x in range(4)]
         finally:
             job.forget()
-        assert "No space left" in str(job._log._deaths)  # it was there before it went elsewhere
+        assert "No space left" in str(job._log.attempts.deaths)  # it was there before it went elsewhere
         full.terminate()
         assert full.wait(10) == 0
 

@@ -135,7 +135,7 @@ def test_a_jobs_own_entries_may_come_again(client, queue, running, outsider, eve
     died = {"attempt": 1, "cause": "it came", "host": "h", "pid": 1}
     last = message.seal(Signer(client.settings.key), "died", job=running.id, task=10**6, **died)
     outsider.put(log, b"".join(last))
-    eventually(lambda: 10**6 in running._log._deaths)  # it was read behind them
+    eventually(lambda: 10**6 in running._log.attempts.deaths)  # it was read behind them
     assert running.progress.done == before.done
     assert running.progress.failed == 0
     assert running.progress.total == 60

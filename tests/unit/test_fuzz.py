@@ -235,10 +235,17 @@ def test_genuine_entries_that_are_replayed_change_nothing():
     ]  # fmt: skip
     for number, entry in enumerate(entries):
         read(log, b"".join(entry))
-        before = (log.done, log.failed, log.total, log.status, dict(log._running), dict(log._deaths))
+        before = (
+            log.done,
+            log.failed,
+            log.total,
+            log.status,
+            dict(log.attempts.running),
+            dict(log.attempts.deaths),
+        )
         for old in (*entries[: number + 1], *entries[number::-1]):
             read(log, b"".join(old))
-        seen.append((log.done, log.failed, log.total) == before[:3] and log._deaths == before[5])
+        seen.append((log.done, log.failed, log.total) == before[:3] and log.attempts.deaths == before[5])
     assert all(seen)
     assert (log.done, log.failed, log.total, log.ended, log.rejected) == (1, 1, 3, False, 0)
     read(log, b"".join(message.seal(KEY, "result", job="j", task=2, buffers=codec.encode(["c"]), **RESULT)))
