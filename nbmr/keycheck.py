@@ -67,6 +67,43 @@ def watch_key(broker: Broker, on_lost: Callable[[], None]) -> Consumer:
     return broker.consume(key_stream(), Delivery.ack, offset="next", on_lost=lambda _: on_lost())
 
 
+class KeyWatch:
+    """Notices that the key, which was the right one, may have been changed, and finds out when asked.
+
+    Parameters
+    ----------
+    broker, signer
+        Where it is used, and what has it.
+    """
+
+    def __init__(self, broker: Broker, signer: Signer) -> None:
+        self._broker, self._signer = broker, signer
+        self._watch()
+
+    def confirm(self) -> None:
+        """Make sure that the key is still the right one, if there is any doubt.
+
+        Raises
+        ------
+        WrongKey
+            If it isn't.
+        """
+        if self._doubtful:
+            confirm_key(self._broker, self._signer)
+            self._watch()
+
+    def close(self) -> None:
+        """Watch it no longer."""
+        self._consumer.close()
+
+    def _watch(self) -> None:
+        self._doubtful = False
+        self._consumer = watch_key(self._broker, self._doubt)
+
+    def _doubt(self) -> None:
+        self._doubtful = True
+
+
 def _verified(broker: Broker, signer: Signer) -> bool | None:
     """Whether one of the greetings is signed with our key; None if there is no greeting."""
     seen: queue.SimpleQueue[Delivery | BrokerError] = queue.SimpleQueue()

@@ -215,6 +215,21 @@ def hint(settings: Settings, queue: str) -> str:
     return ""
 
 
+def call_for(settings: Settings, queue: str) -> str:
+    """Have workers started where that is ours to do; return what to tell who waits for some."""
+    if starting := hint(settings, queue):
+        return starting
+    if settings.node:
+        ensure(settings, queue)  # they ended, or were stopped
+    where = "" if queue == "default" else f", queue={queue!r}"
+    option = "" if queue == "default" else f" --queue {queue}"
+    named = "" if settings.node else " --url … --key-file …"
+    return (
+        f"No worker listens to queue {queue!r}. Start some: nbmr.workers(2{where}) in a cell,"
+        f" or `nbmr worker{named}{option}` on any machine that reaches the broker."
+    )
+
+
 def cores() -> int:
     """Return how many cores this process may use."""
     try:

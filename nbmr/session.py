@@ -11,37 +11,29 @@ from concurrent.futures import wait
 from types import TracebackType
 from typing import Any, Self
 
-from nbmr import config, listing, node, pools, registry, shared, topology
-from nbmr.broker import Broker, Consumer, NotFound, connect
+from nbmr import config, listing, node, pools, queue_counts, registry, shared, topology
+from nbmr.broker import Broker, connect
 from nbmr.cell import Cell, Once
 from nbmr.chaining import JobSource
 from nbmr.compressors import Compressors
-from nbmr.errors import (
-    BrokerError,
-    BrokerUnreachable,
-    ConfigError,
-    JobNotFound,
-    NodeError,
-    WorkerError,
-)
+from nbmr.errors import BrokerError, BrokerUnreachable, ConfigError, JobNotFound, NodeError, WorkerError
 from nbmr.job import Job
 from nbmr.joblog import JobLog
-from nbmr.keycheck import check_key, confirm_key, watch_key
+from nbmr.keycheck import KeyWatch, check_key
 from nbmr.logstreams import LogStream, LogStreams
 from nbmr.node import Presence
 from nbmr.options import OPTIONS, check_options, check_spelling, encode_call, target_of
 from nbmr.placed import Place, PlacedSender, Watch, places
+from nbmr.queue_counts import QueueCounts
 from nbmr.roster import Roster, WorkerFacts
 from nbmr.sender import Sender
 from nbmr.signing import Signer
 from nbmr.tasks import Call, Source, source_of
 
-#: Seconds for which a count of the listening workers is good.
-_COUNT_SECONDS = 1.0
 #: Seconds that workers have to answer which are known to be there.
 _LOOK_SECONDS = 5.0
-#: Seconds that RabbitMQ has to answer at the start of a job, and while one is waited for.
-_START_SECONDS, _ANSWER_SECONDS = 30.0, 3.0
+#: Seconds that RabbitMQ has to answer while a job is waited for.
+_ANSWER_SECONDS = 3.0
 #: Slots to cut for where no worker is seen yet.
 _GUESSED_SLOTS = os.cpu_count() or 1
 
@@ -63,19 +55,18 @@ class Session:
         self.settings = config.resolve(url, key, key_file, on_progress)
         self._signer = Signer(self.settings.key)
         self._presence = Presence(self.settings.node, "clients").hold() if self.settings.node else None
-        self._counts: dict[str, tuple[float, int, int]] = {}
-        self._watch: Consumer | None = None
-        self._key_in_doubt = False
+        self._key: KeyWatch | None = None
         self._closed = False
         self._roster: Roster | None = None
         self._lock = threading.Lock()
         try:
             self._broker = self._connect(on_progress)
+            self._counts = QueueCounts(self._broker)
             self._streams = LogStreams(self._broker, self._signer)
             self._compressors = Compressors(self.settings, self._broker, lambda: self.roster, self.slots)
             if not self.settings.node:
                 check_key(self._broker, self._signer)
-                self._watch_key()
+                self._key = KeyWatch(self._broker, self._signer)
         except BaseException:
             self.close()
             raise
@@ -227,12 +218,12 @@ class Session:
 
     def _places(self, queue: str) -> tuple[Place, ...]:
         """Return every slot of a queue's workers; a private node's are started if there are none."""
-        self._counts.pop(queue, None)  # all that are there now
+        self._counts.forget(queue)  # all that are there now
         while not (listening := self.slots(queue)):
-            hint = self._without_workers(queue)
+            hint = pools.call_for(self.settings, queue)
             if not self.settings.node:
                 raise WorkerError(hint)
-            time.sleep(_COUNT_SECONDS / 2)
+            time.sleep(queue_counts.FRESH_SECONDS / 2)
         found = places(self.roster.look(_LOOK_SECONDS, expected=listening, queue=queue))
         if not found:
             raise WorkerError(
@@ -326,66 +317,32 @@ class Session:
         list of WorkerFacts
             Each has a `mismatch`: why it could not run this kernel's functions, or an empty text.
         """
-        self._counts.pop(str(queue), None)  # all that are there now
+        self._counts.forget(str(queue))  # all that are there now
         listening = self.slots(queue) if queue is not None else 0
         if listening:
             return self.roster.look(_LOOK_SECONDS, expected=listening, queue=queue)
         return self.roster.look(queue=queue)
 
-    def slots(self, queue: str, timeout: float = _START_SECONDS) -> int:
+    def slots(self, queue: str) -> int:
         """Return how many slots of workers listen to a queue; asked of the broker at most once a second."""
-        return self._count(queue, timeout)[1]
-
-    def _count(self, queue: str, timeout: float) -> tuple[int, int]:
-        """Return how many tasks wait in a queue, and how many slots listen to it."""
-        known = self._counts.get(queue)
-        if known and time.monotonic() - known[0] < _COUNT_SECONDS:
-            return known[1:]
-        try:
-            count = self._broker.count(topology.task_queue(queue), timeout)
-        except NotFound:
-            count = (0, 0)
-        self._counts[queue] = (time.monotonic(), *count)
-        return count
-
-    def _watch_key(self) -> None:
-        def lost() -> None:
-            self._key_in_doubt = True
-
-        self._watch = watch_key(self._broker, lost)
+        return self._counts.of(queue)[1]
 
     def _look(self, job: Job) -> str:
         """Tell what keeps a job from going on; raise if it never will."""
         if self._broker.trouble:
             self._revive()
             return ""
-        if self._key_in_doubt:
-            confirm_key(self._broker, self._signer)
-            self._key_in_doubt = False
-            self._watch_key()
+        if self._key:
+            self._key.confirm()
         queue = job.queue
         try:
             self._broker.knock()
-            queued, slots = self._count(queue, _ANSWER_SECONDS)
+            queued, slots = self._counts.of(queue, _ANSWER_SECONDS)
         except BrokerUnreachable:  # not now; if that lasts, the broker's trouble tells
             return ""
         if slots:
             return job.stall.check(queued, slots)
-        return self._without_workers(queue)
-
-    def _without_workers(self, queue: str) -> str:
-        """Have workers started where that is ours to do; return what to tell who waits for some."""
-        if hint := pools.hint(self.settings, queue):
-            return hint
-        if self.settings.node:
-            pools.ensure(self.settings, queue)  # they ended, or were stopped
-        where = "" if queue == "default" else f", queue={queue!r}"
-        option = "" if queue == "default" else f" --queue {queue}"
-        named = "" if self.settings.node else " --url … --key-file …"
-        return (
-            f"No worker listens to queue {queue!r}. Start some: nbmr.workers(2{where}) in a cell,"
-            f" or `nbmr worker{named}{option}` on any machine that reaches the broker."
-        )
+        return pools.call_for(self.settings, queue)
 
     def _revive(self) -> None:
         """See to it that a private node which is out of reach comes back.
@@ -416,8 +373,8 @@ class Session:
             self._closed = True
         if self._roster:
             self._roster.close()
-        if self._watch:
-            self._watch.close()
+        if self._key:
+            self._key.close()
         if hasattr(self, "_streams"):
             self._streams.close()
         if hasattr(self, "_broker"):

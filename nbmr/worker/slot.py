@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nbmr import compression, shared, topology, versions
+from nbmr import shared, topology, versions
 from nbmr.blobfile import BlobGone
 from nbmr.broker import Body, Consumer, Delivery, DeliveryExpired
 from nbmr.errors import BrokerError, ProtocolError
@@ -25,7 +25,7 @@ from nbmr.message import Message
 from nbmr.resultfile import ResultGone
 from nbmr.worker.account import Account
 from nbmr.worker.guard import Died, Guard, Stopped
-from nbmr.worker.payloads import Unfit, open_blobs, open_results
+from nbmr.worker.payloads import Unfit, open_task
 from nbmr.written import Target
 
 if TYPE_CHECKING:
@@ -39,19 +39,6 @@ SUBSCRIBE_SECONDS = 10.0
 BEGUN_SECONDS = 0.1
 #: Seconds before a task that this worker can't run goes back: time for another worker to be free.
 UNFIT_SECONDS = 1.0
-
-#: What a child is told of a task.
-_FOR_CHILD = (
-    "inline",
-    "function",
-    "function_layout",
-    "function_blob",
-    "data_layout",
-    "retries",
-    "start",
-    "count",
-    "stop_at_error",
-)
 
 _log = logging.getLogger(__name__)
 
@@ -355,18 +342,7 @@ class Slot(threading.Thread):
         fields = task.fields
         files: list[int] = []
         try:
-            if not task.readable:
-                raise Unfit(f"its data can't be read: {compression.NEEDED}")
-            open_blobs(self._worker, task, files)
-            header = {name: fields[name] for name in _FOR_CHILD} | {
-                "results": open_results(self._worker, task, files),
-                "together": fields.get("together", False),
-                "apart": [reference["place"] for reference in fields.get("apart", ())],
-                "layout": fields.get("layout", []),
-                "skip": sorted(lost),
-                "shared": fields.get("shared", ""),
-                "run": run,
-            }
+            header = open_task(self._worker, task, files) | {"skip": sorted(lost), "run": run}
             reply = self._guard.run(
                 header,
                 [task.payload],

@@ -12,7 +12,7 @@ import pika
 import pytest
 
 import nbmr
-from nbmr import hearing, message, pools, session, stall, topology
+from nbmr import hearing, message, pools, queue_counts, stall, topology
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def attentive(monkeypatch):
     monkeypatch.setattr(stall, "PATIENCE", 2.0)
     monkeypatch.setattr(stall, "SEND_AGAIN_AFTER", 2.0)
     monkeypatch.setattr(stall, "TOLD_AFTER", 1.0)
-    monkeypatch.setattr(session, "_COUNT_SECONDS", 0.2)
+    monkeypatch.setattr(queue_counts, "FRESH_SECONDS", 0.2)
 
 
 def damage(outsider, queue):
