@@ -78,7 +78,7 @@ class CallsJob:
         self.failed = False
         #: Why no call is taken any more, if something has gone wrong.
         self.broken: BaseException | None = None
-        self._closed = False
+        self._closed = self._abandoned = False
         #: What keeps the calls from being made, since when, and whether it was said.
         self._trouble = ("", 0.0, True)
         self._thread = threading.Thread(target=self._work, name="nbmr executor", daemon=True)
@@ -110,6 +110,10 @@ class CallsJob:
         self.calls.close()
         if self.job is not None:
             self.job.log.wake()
+
+    def abandon(self) -> None:
+        """Close it soon. Takes no lock: called wherever Python finds that its executor is gone."""
+        self._abandoned = True
 
     def join(self) -> None:
         """Wait until all calls are done, and nothing of the job is left."""
@@ -160,6 +164,8 @@ class CallsJob:
         self._started.set_result(None)
         try:
             while not self.calls.over:
+                if self._abandoned:
+                    self.close()
                 outcomes, failures = job.log.take(_LOOK_SECONDS)
                 if outcomes:
                     self._hand_out(outcomes, failures)

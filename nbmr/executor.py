@@ -195,5 +195,5 @@ class Executor(futures.Executor):
         singly = self._options["timeout"] is not None
         calls = Calls(singly=singly, most=self._most, shares_from=self._shares_from)
         job = CallsJob(calls, self._client, self._fn, self._options, self._lock)
-        weakref.finalize(self, job.close).atexit = False  # who drops an executor still gets all results
+        weakref.finalize(self, job.abandon).atexit = False  # who drops an executor still gets all results
         return job
