@@ -91,10 +91,9 @@ class Executor(futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
         """Have ``fn(*args, **kwargs)`` called on a worker; return its future.
 
-        What can't be pickled is told by the future: a `nbmr.PickleError`. The first call starts the job, and
-        what else has to be there. Where an event loop runs in this thread, that isn't waited for, and what
-        goes wrong with it is told by the futures. All calls that waited for it fail then, and the next one
-        tries again.
+        What can't be pickled is told by the future: a `nbmr.PickleError`. The first call starts the job. Where
+        an event loop runs in this thread, that isn't waited for, and what goes wrong with it is told by the
+        futures: all calls that waited for it fail then, and the next one tries again.
 
         Raises
         ------
@@ -177,9 +176,10 @@ class Executor(futures.Executor):
         Parameters
         ----------
         wait
-            Whether to wait until all calls are done. If not, they are done in the background.
+            Whether to wait until all calls are done; if not, that happens in the background.
         cancel_futures
-            Whether to cancel the calls that wait: all but those that a worker is at, or that are next.
+            Whether to cancel the calls that wait: all but those that workers are at, and that are next. One
+            that a worker took within the last hundredth of a second may count as waiting, and is ended.
         """
         with self._lock:
             self._closed = True
