@@ -91,9 +91,9 @@ class Executor(futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
         """Have ``fn(*args, **kwargs)`` called on a worker; return its future.
 
-        What can't be pickled is told by the future: a `nbmr.PickleError`. The first call starts the job. Where
+        What can't be pickled the future tells, by a `nbmr.PickleError`. The first call starts the job; where
         an event loop runs in this thread, that isn't waited for, and what goes wrong with it is told by the
-        futures: all calls that waited for it fail then, and the next one tries again.
+        futures. All calls that waited for it fail then, and the next one tries again.
 
         Raises
         ------
