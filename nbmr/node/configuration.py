@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import socket
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -19,6 +20,10 @@ from nbmr.node.install import find_program, find_server, search_path
 
 #: Free disk space at which RabbitMQ stops taking messages, in bytes.
 DISK_LIMIT = 200_000_000
+
+#: Where Linux tells from which port on it gives them to outgoing connections; the first one that is drawn for
+#: a server, and how many are tried.
+_OUTGOING, _FIRST_PORT, _PORT_TRIES = Path("/proc/sys/net/ipv4/ip_local_port_range"), 20_000, 100
 
 #: RabbitMQ's configuration, as Erlang terms: translating a rabbitmq.conf would take 0.3 s more.
 CONFIG = """\
@@ -153,12 +158,39 @@ def memory_watermark() -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Ports of 127.0.0.1 that nobody listens on.
+
+    They lie below those that the system gives to outgoing connections, where it tells which these are: one of
+    those might be taken before the server listens on it, or while that is started again.
+    """
+    sockets: list[socket.socket] = []
     try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
+        for port in _candidates():
+            s = socket.socket()
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:  # taken
+                s.close()
+                if not port:
+                    raise
+                continue
+            sockets.append(s)
+            if len(sockets) == count:
+                break
         return [s.getsockname()[1] for s in sockets]
     finally:
         for s in sockets:
             s.close()
+
+
+def _candidates() -> Iterator[int]:
+    """Give ports to try, in no order; at last 0, for which the system gives one, as often as it is asked."""
+    try:
+        end = int(_OUTGOING.read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        end = 0
+    if end > _FIRST_PORT:
+        for _ in range(_PORT_TRIES):
+            yield _FIRST_PORT + secrets.randbelow(end - _FIRST_PORT)
+    while True:
+        yield 0

@@ -20,7 +20,7 @@ from notes import connections_of
 
 from nbmr import node
 from nbmr.errors import ConfigError, NodeError, RabbitMQNotFound
-from nbmr.node import connection_file, install
+from nbmr.node import configuration, connection_file, install
 from nbmr.node.folder import check_disk
 from nbmr.node.presence import nobody
 from nbmr.node.probe import probe
@@ -407,6 +407,18 @@ keeper.main(["--idle=0.1"])
     assert "trying other ports" in said
     assert "answers on port" in said
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("told", ["32768\t60999\n", "1024 65535", "not a number", None])
+def test_ports_that_no_outgoing_connection_is_given(tmp_path, monkeypatch, told):
+    file = tmp_path / "range"
+    if told is not None:
+        file.write_text(told)
+    monkeypatch.setattr(configuration, "_OUTGOING", file)
+    ports = configuration.free_ports(20)
+    assert len(set(ports)) == 20
+    if told == "32768\t60999\n":
+        assert all(20_000 <= port < 32_768 for port in ports)
 
 
 def test_too_little_disk_space(tmp_path):
