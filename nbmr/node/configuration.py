@@ -186,7 +186,7 @@ def free_ports(count: int) -> list[int]:
 def _candidates() -> Iterator[int]:
     """Give ports to try, in no order; at last 0, for which the system gives one, as often as it is asked."""
     try:
-        end = int(_OUTGOING.read_text(encoding="ascii").split()[0])
+        end = int(_OUTGOING.read_bytes().split()[0])
     except (OSError, ValueError, IndexError):
         end = 0
     if end > _FIRST_PORT:
