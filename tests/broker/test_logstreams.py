@@ -99,7 +99,7 @@ def test_a_job_that_failed_or_was_interrupted_leaves_no_stream(fresh, server, us
     with monkeypatch.context() as patch:
         patch.setattr("nbmr.job.Job.result", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            fresh.map([1], str)
+            fresh.map([60], time.sleep)  # not over before the interrupt
     assert used[3] is used[2]
     assert topology.job_log(used[3].job).name not in streams(server)
     assert fresh.map([5], str) == ["5"]
