@@ -125,9 +125,10 @@ class CallsJob:
 
         What a worker has just got it hasn't told of yet, and it is not to be ended in the middle.
         """
-        client, slots = self._client or api.client(progress=False), 0
-        with contextlib.suppress(BrokerError):  # out of reach: then only what is known to run goes on
-            slots = client.slots(self._options["queue"])
+        slots = 0
+        if self.job is not None and self._client is not None:  # or else no worker has any
+            with contextlib.suppress(BrokerError):  # out of reach: then only what is known to run goes on
+                slots = self._client.slots(self._options["queue"])
         first: set[object] = set()
         for call in self.calls.unfinished():
             task = call if call.task < 0 else call.task
@@ -151,8 +152,8 @@ class CallsJob:
     def _work(self) -> None:
         """Begin the job, and give each future what its call gave, until all have it."""
         try:
-            client = self._client or api.client(progress=False)
-            job, send = client.start(self.calls, self._fn, (), self._options)
+            self._client = self._client or api.client(progress=False)
+            job, send = self._client.start(self.calls, self._fn, (), self._options)
             self.job = job
             job.send_in_background(send)
         except BaseException as exc:  # noqa: BLE001 - whoever waits for a call is told

@@ -55,7 +55,7 @@ class Session:
         self.settings = config.resolve(url, key, key_file, on_progress)
         self._signer = Signer(self.settings.key)
         self._presence = Presence(self.settings.node, "clients").hold() if self.settings.node else None
-        self._key: KeyWatch | None = None
+        self._key_watch: KeyWatch | None = None
         self._closed = False
         self._roster: Roster | None = None
         self._lock = threading.Lock()
@@ -66,7 +66,7 @@ class Session:
             self._compressors = Compressors(self.settings, self._broker, lambda: self.roster, self.slots)
             if not self.settings.node:
                 check_key(self._broker, self._signer)
-                self._key = KeyWatch(self._broker, self._signer)
+                self._key_watch = KeyWatch(self._broker, self._signer)
         except BaseException:
             self.close()
             raise
@@ -332,8 +332,8 @@ class Session:
         if self._broker.trouble:
             self._revive()
             return ""
-        if self._key:
-            self._key.confirm()
+        if self._key_watch:
+            self._key_watch.confirm()
         queue = job.queue
         try:
             self._broker.knock()
@@ -373,8 +373,8 @@ class Session:
             self._closed = True
         if self._roster:
             self._roster.close()
-        if self._key:
-            self._key.close()
+        if self._key_watch:
+            self._key_watch.close()
         if hasattr(self, "_streams"):
             self._streams.close()
         if hasattr(self, "_broker"):

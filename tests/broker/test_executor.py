@@ -262,6 +262,11 @@ def test_one_that_is_dropped_ends_when_its_calls_are_done(client, tmp_path, gate
     eventually(lambda: "dropped" not in set(client.jobs()["name"]))
 
 
+def test_one_that_was_not_used_connects_to_nothing_at_its_end(monkeypatch):
+    monkeypatch.setattr("nbmr.api.client", lambda **_options: pytest.fail("it asks for a client"))
+    nbmr.Executor().shutdown(cancel_futures=True)
+
+
 def test_an_initializer(client, queue):
     def prepare(value):
         import builtins
